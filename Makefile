@@ -1,0 +1,127 @@
+# The few commands people type. Build output stays outside the clone, below CACHE.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+CACHE ?= $(HOME)/.cache/skerry
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export PATH := $(CACHE)/bin:$(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
+export SKERRY_BIN ?= $(CARGO_TARGET_DIR)/release/skerry
+export SKERRY_CACHE_TESTS ?= $(CACHE)/http-cache-tests/node_modules/http-cache-tests
+
+# Always the release profile and the whole workspace: cargo unifies the features of what it is
+# asked to build, so another selection may want other features of a shared dependency and then
+# builds RocksDB again, which takes 20 minutes on 2 cores.
+ALL := --release --workspace
+
+NEXTEST := 0.9.143
+DENY := 0.20.2
+SUITE := 0.4.5
+
+# Of `make run`: what is cached (a sample folder when empty), and where it listens.
+ORIGIN ?=
+PORT ?= 8080
+ADMIN_PORT ?= 9180
+
+# Installs Debian packages whose probe finds nothing: PACKAGE=COMMAND, or PACKAGE=/PATH/PATTERN.
+define install
+missing=()
+for wanted in $(1); do
+    package=$${wanted%%=*} probe=$${wanted#*=}
+    case $$probe in
+        /*) compgen -G "$$probe" >/dev/null || missing+=("$$package") ;;
+        *) command -v "$$probe" >/dev/null || missing+=("$$package") ;;
+    esac
+done
+if (( $${#missing[@]} )); then
+    echo "installing Debian packages: $${missing[*]}"
+    root=(); (( EUID == 0 )) || root=(sudo)
+    "$${root[@]}" apt-get update -q
+    "$${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -q --no-install-recommends "$${missing[@]}"
+fi
+endef
+
+.PHONY: help setup setup-test setup-lint build run test lint lint-fast audit bench clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	echo "Build output is below $(CACHE); CACHE=... moves it."
+
+setup: ## install what a build needs (Debian packages; only those that are missing)
+	@$(call install, build-essential=g++ make=make mold=mold curl=curl pkg-config=pkg-config \
+	    libclang-dev=/usr/lib/llvm-*/lib/libclang*.so* clang=/usr/lib/llvm-*/bin/clang)
+	if ! command -v cargo >/dev/null; then
+	    echo "Rust is missing: install it as https://rustup.rs says, then run this again" >&2
+	    exit 1
+	fi
+
+setup-test: setup ## install what the tests need
+	@$(call install, nginx=nginx wrk=wrk nodejs=node npm=npm e2fsprogs=mkfs.ext4 mount=mount \
+	    util-linux=prlimit iproute2=ss procps=pgrep)
+	if [[ ! -f $(SKERRY_CACHE_TESTS)/cli.mjs ]]; then
+	    echo "installing http-cache-tests $(SUITE) from npm"
+	    mkdir -p $(CACHE)/http-cache-tests
+	    npm install --silent --no-audit --no-fund --prefix $(CACHE)/http-cache-tests http-cache-tests@$(SUITE)
+	fi
+	if ! cargo nextest --version >/dev/null 2>&1; then
+	    echo "installing cargo-nextest $(NEXTEST)"
+	    cargo install --locked --root $(CACHE) cargo-nextest@$(NEXTEST)
+	fi
+
+setup-lint: setup
+	@if ! cargo deny --version >/dev/null 2>&1; then
+	    echo "installing cargo-deny $(DENY)"
+	    cargo install --locked --root $(CACHE) cargo-deny@$(DENY)
+	fi
+
+build: setup ## build the node (the first time builds RocksDB too: 20 minutes on 2 cores)
+	@cargo build $(ALL) --bins
+
+run: build ## run a node on loopback in front of a sample folder, or of ORIGIN=https://...
+	@sample=$(CACHE)/sample work=$(CACHE)/run
+	mkdir -p "$$sample" "$$work"
+	origin='$(ORIGIN)' path=
+	if [[ -z $$origin ]]; then
+	    origin=file://$$sample path=hello.txt
+	    echo 'Hello from the edge.' >"$$sample/hello.txt"
+	    echo '<!doctype html><title>Skerry</title><p>Hello from the edge. <a href="large.bin">64 MiB</a>' \
+	        >"$$sample/index.html"
+	    [[ -f $$sample/large.bin ]] || head -c 64M /dev/urandom >"$$sample/large.bin"
+	fi
+	printf '%s\n' >"$$work/skerry.toml" \
+	    "# Written anew by every 'make run'; 'skerry config default' prints every key." \
+	    '[node]' "data_dir = \"$$work/data\"" \
+	    '[public]' 'listen = ["127.0.0.1:$(PORT)"]' \
+	    '[admin]' 'listen = "127.0.0.1:$(ADMIN_PORT)"' \
+	    '[sites.default]' "origin = \"$$origin\""
+	printf '%s\n' '' "Caching $$origin; ctrl-c ends it. Three things to try in another terminal:" '' \
+	    "  curl -sD- -o /dev/null http://127.0.0.1:$(PORT)/$$path    # twice: Cache-Status tells a miss, then a hit" \
+	    "  curl -s http://127.0.0.1:$(ADMIN_PORT)/metrics | grep skerry_cache_requests_total" \
+	    "  $(SKERRY_BIN) status --node http://127.0.0.1:$(ADMIN_PORT)" ''
+	exec $(SKERRY_BIN) run --config "$$work/skerry.toml"
+
+test: setup-test ## run every test
+	@cargo build $(ALL) --bins
+	cargo nextest run $(ALL)
+
+lint-fast: setup
+	@cargo fmt --all --check
+	cargo clippy $(ALL) --all-targets -- -D warnings
+
+lint: lint-fast setup-lint ## formatting, clippy, docs, and the walls of deny.toml
+	@RUSTDOCFLAGS='-D warnings' cargo doc $(ALL) --no-deps
+	cargo deny check bans licenses sources
+
+audit: setup-lint ## known vulnerabilities of the dependencies (fetches RustSec's database)
+	@cargo deny check advisories
+
+bench: setup-test ## layouts of the store, and the node against nginx (half an hour, a quiet machine)
+	@cargo build $(ALL) --bins
+	cargo bench --workspace --bench layout --bench speed
+
+clean: ## remove build output and what `make run` made; tools stay
+	@rm -rf -- "$(CARGO_TARGET_DIR)" "$(CACHE)/run" "$(CACHE)/sample"

@@ -1,0 +1,540 @@
+//! Exchanges with an origin: one for all who wait for the same thing, into the store.
+//!
+//! A flight is one exchange; it runs on the background runtime, so that it outlives the client
+//! that began it. It lands once its header is understood: as an object (whose body may still be
+//! coming), or as something that only the first client can have.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use skerry_core::Body;
+use tokio::sync::{oneshot, watch};
+
+use crate::body::Source;
+use crate::engine::Cache;
+use crate::error::FetchError;
+use crate::fill::Fill;
+use crate::holding::holding;
+use crate::index::Key;
+use crate::object::{Content, Object, Times, Variant, declared_length, now_ms};
+use crate::pump::Ends;
+use crate::purge::Effect;
+use crate::rfc::conditional::{add_validators, has_validator, remove_conditions, validators_agree};
+use crate::rfc::content_range::ContentRange;
+use crate::rfc::directives::{RequestDirectives, ResponseDirectives, targeted};
+use crate::rfc::fields::{append_via, ensure_date, storable_headers, strip_hop_by_hop, update_from_304};
+use crate::rfc::storable::{Exchange, NotStorable, is_storable};
+use crate::rfc::vary::{VaryFields, secondary_key};
+use crate::site::Site;
+
+/// Fields by which some origins choose what to answer, and which no key of ours holds: a client
+/// could have its own answer stored for everybody.
+const UNKEYED: [&str; 9] = [
+    "forwarded",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-forwarded-server",
+    "x-host",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method-override",
+];
+/// After an answer that could not be kept, requests for the same target do not wait for each other.
+const APART: Duration = Duration::from_secs(5);
+
+/// How a flight ended, for everybody.
+#[derive(Debug, Clone)]
+pub enum Landing {
+    /// There is an object.
+    Object {
+        /// It.
+        object: Arc<Object>,
+        /// Status of the origin's answer: 304 when it was validated.
+        status: StatusCode,
+        /// Whether it is kept.
+        stored: bool,
+        /// The names in its `Vary`, and the values that select it: for those who only waited.
+        selected_by: Arc<(Vec<HeaderName>, Vec<u8>)>,
+        /// Which part came, and the `Content-Range` that said so, when a part was asked for.
+        part: Option<(Range<u64>, HeaderValue)>,
+    },
+    /// The origin answered with an error, and the stale object may be served instead.
+    Error(StatusCode),
+    /// Only the first client got an answer; others go on their own.
+    Alone,
+    /// There was no answer.
+    Failed(FetchError),
+}
+
+/// What the client that began a flight gets.
+pub enum Boarded {
+    /// What everybody gets.
+    Landed(Landing),
+    /// The origin's answer itself, and why it is not kept.
+    Answer(Box<Response<Body>>, Option<NotStorable>),
+}
+
+/// A request to be made of an origin.
+#[derive(Clone)]
+pub struct Ask {
+    /// The site.
+    pub site: Arc<Site>,
+    /// What for.
+    pub key: Key,
+    /// The client's fields.
+    pub headers: Arc<HeaderMap>,
+    /// Directives of the request.
+    pub directives: RequestDirectives,
+    /// A `Range` to ask for, of an object that is not known yet.
+    pub range: Option<HeaderValue>,
+    /// The object to validate.
+    pub stored: Option<Arc<Object>>,
+    /// Whether a stale answer may replace an error.
+    pub stale_if_error: bool,
+    /// What the index had for this request, whether it may be used or not.
+    pub seen: Option<Arc<Object>>,
+}
+
+/// Flights under way.
+#[derive(Default)]
+pub struct Flights(parking_lot::Mutex<HashMap<FlightName, watch::Receiver<Option<Landing>>>>);
+
+/// What a flight fetches: the target, the `Range` it asks for, and the last purge before it.
+type FlightName = (Key, Vec<u8>, u64);
+
+/// Takes a flight off the list when it has landed, or was dropped.
+struct Listed {
+    cache: Arc<Cache>,
+    name: FlightName,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.cache.flights.0.lock().remove(&self.name);
+    }
+}
+
+/// The client's part in a flight.
+pub enum Part {
+    /// It began it.
+    First(oneshot::Receiver<Boarded>),
+    /// Another's landed since the index was looked at.
+    Landed(Landing),
+    /// It waits for another's.
+    Other(watch::Receiver<Option<Landing>>),
+}
+
+impl Cache {
+    /// Joins the flight for this, or begins one. `apart` begins one that nobody joins.
+    pub fn fly(self: &Arc<Self>, ask: Ask, apart: bool) -> Part {
+        let (boarded, first) = oneshot::channel();
+        let (landing, others) = watch::channel(None);
+        let range = ask.range.as_ref().map(|range| range.as_bytes().to_vec()).unwrap_or_default();
+        let name = (ask.key.clone(), range, self.index.purges.current());
+        let shared = !apart && !self.apart.contains(&ask.key);
+        if shared {
+            let mut flights = self.flights.0.lock();
+            if let Some(under_way) = flights.get(&name) {
+                return Part::Other(under_way.clone());
+            }
+            // A flight leaves the list only after its object is in the index.
+            if ask.range.is_none()
+                && let Some(landing) = self.landed_since(&ask)
+            {
+                return Part::Landed(landing);
+            }
+            flights.insert(name.clone(), others);
+        }
+        let listed = shared.then(|| Listed { cache: self.clone(), name });
+        let cache = self.clone();
+        self.background.spawn(async move {
+            cache.flight(ask, boarded, landing, listed).await;
+        });
+        Part::First(first)
+    }
+
+    /// What another flight brought since the index was looked at.
+    fn landed_since(&self, ask: &Ask) -> Option<Landing> {
+        let entry = self.index.hot(&ask.site.name, &ask.key.target)?;
+        let object = self.index.select(&ask.site, &ask.key.target, &entry, &ask.headers)?;
+        let variant = entry.variants.iter().find(|variant| Arc::ptr_eq(&variant.object, &object))?;
+        let selected_by = Arc::new((variant.fields.clone(), variant.selecting.clone()));
+        let known = ask.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &object));
+        let new = !known && !object.directives.no_cache && !object.outdated.load(Relaxed);
+        new.then(|| Landing::Object { status: object.status, object, stored: true, selected_by, part: None })
+    }
+
+    async fn flight(
+        self: Arc<Self>,
+        ask: Ask,
+        boarded: oneshot::Sender<Boarded>,
+        landing: watch::Sender<Option<Landing>>,
+        listed: Option<Listed>,
+    ) {
+        let purge_seen = self.index.purges.current();
+        let mut headers = self.origin_headers(&ask.headers);
+        remove_conditions(&mut headers);
+        headers.remove(header::RANGE);
+        headers.remove(header::IF_RANGE);
+        if let Some(range) = &ask.range {
+            headers.insert(header::RANGE, range.clone());
+        }
+        // A purge since the object was looked up must not be undone by a 304.
+        let purged = |object: &Object| {
+            let effect =
+                self.index.purges.effect(object.purge_seen, &ask.site.name, &ask.key.target, &object.headers);
+            effect == Some(Effect::Hard)
+        };
+        let validating =
+            ask.stored.as_ref().filter(|object| has_validator(&object.headers) && !purged(object));
+        if let Some(object) = validating {
+            add_validators(&mut headers, &object.headers);
+        }
+        let sent = now_ms();
+        let response =
+            self.exchange(&ask.site, Method::GET, &ask.key.target, headers.clone(), Body::Empty).await;
+        let times = Times { request: sent, response: now_ms() };
+        let land = |what: Landing| {
+            landing.send_replace(Some(what.clone()));
+            what
+        };
+        let mut response = match response {
+            Ok(response) => response,
+            Err(error) => {
+                drop(listed);
+                let _ = boarded.send(Boarded::Landed(land(Landing::Failed(error))));
+                return;
+            }
+        };
+        ensure_date(response.headers_mut(), times.response / 1000);
+        let status = response.status();
+        if status == StatusCode::NOT_MODIFIED
+            && let Some(stored) = validating
+        {
+            let (object, selected_by) =
+                self.validated(&ask, stored, response.headers(), times, purge_seen).await;
+            drop(listed);
+            let stored = selected_by.is_some();
+            let selected_by = selected_by.unwrap_or_default();
+            let what = Landing::Object { object, status, stored, selected_by, part: None };
+            // What may not be kept is for this client alone.
+            land(if stored { what.clone() } else { Landing::Alone });
+            let _ = boarded.send(Boarded::Landed(what));
+            return;
+        }
+        if ask.stale_if_error && is_error(status) {
+            drop(listed);
+            let _ = boarded.send(Boarded::Landed(land(Landing::Error(status))));
+            return;
+        }
+        match self.storable(&ask, &headers, response.status(), response.headers()) {
+            Ok(part) => self.store(ask, response, part, times, purge_seen, boarded, landing, listed).await,
+            Err(reason) => {
+                if listed.is_some() && status.is_success() {
+                    self.apart.insert(ask.key.clone(), APART);
+                }
+                drop(listed);
+                land(Landing::Alone);
+                strip_hop_by_hop(response.headers_mut());
+                let _ = boarded.send(Boarded::Answer(Box::new(response), Some(reason)));
+            }
+        }
+    }
+
+    /// Whether an answer may be kept, and which part of the object it is.
+    fn storable(
+        &self,
+        ask: &Ask,
+        request: &HeaderMap,
+        status: StatusCode,
+        response: &HeaderMap,
+    ) -> Result<Option<ContentRange>, NotStorable> {
+        let target = targeted(response);
+        let is_targeted = target.is_some();
+        let directives = target.unwrap_or_else(|| ResponseDirectives::parse(response));
+        is_storable(&Exchange {
+            method: &Method::GET,
+            request,
+            request_directives: &ask.directives,
+            status,
+            response,
+            directives: &directives,
+            targeted: is_targeted,
+            policy: &ask.site.policy,
+        })?;
+        let limit = ask.site.config.max_object_bytes;
+        if limit > 0 && declared_length(response).is_some_and(|length| length > limit) {
+            return Err(NotStorable::NoStore);
+        }
+        if status != StatusCode::PARTIAL_CONTENT {
+            return Ok(None);
+        }
+        let part = ContentRange::of(response).and_then(|range| range.reconcile(declared_length(response)));
+        match part {
+            Some(ContentRange::Bytes { range, total: Some(total) }) if ask.range.is_some() => {
+                Ok(Some(ContentRange::Bytes { range, total: Some(total) }))
+            }
+            _ => Err(NotStorable::Partial),
+        }
+    }
+
+    /// Puts the object into the index and pumps its body into the store.
+    #[expect(clippy::too_many_arguments, reason = "the two ends of the flight travel together, once")]
+    async fn store(
+        self: &Arc<Self>,
+        ask: Ask,
+        response: Response<Body>,
+        part: Option<ContentRange>,
+        times: Times,
+        purge_seen: u64,
+        boarded: oneshot::Sender<Boarded>,
+        landing: watch::Sender<Option<Landing>>,
+        listed: Option<Listed>,
+    ) {
+        let (parts, body) = response.into_parts();
+        let origin_status = parts.status;
+        let target = targeted(&parts.headers);
+        let directives = target.unwrap_or_else(|| ResponseDirectives::parse(&parts.headers));
+        let mut headers = storable_headers(&parts.headers, &directives);
+        let relayed = match (&part, parts.headers.get(header::CONTENT_RANGE)) {
+            (Some(ContentRange::Bytes { range, .. }), Some(value)) => Some((range.clone(), value.clone())),
+            _ => None,
+        };
+        let (status, bytes, length) = match part {
+            Some(ContentRange::Bytes { range, total }) => {
+                headers.remove(header::CONTENT_RANGE);
+                headers.remove(header::CONTENT_LENGTH);
+                (StatusCode::OK, range.start..range.end, total)
+            }
+            _ => {
+                let length = declared_length(&parts.headers);
+                (origin_status, 0..length.unwrap_or(u64::MAX), length)
+            }
+        };
+        // A part of an object that is held in part joins it when it is surely of the same version.
+        let known = self.index.hot(&ask.site.name, &ask.key.target);
+        let known =
+            known.and_then(|entry| self.index.select(&ask.site, &ask.key.target, &entry, &ask.headers));
+        let joined = ask.stored.as_ref().or(known.as_ref()).filter(|stored| {
+            origin_status == StatusCode::PARTIAL_CONTENT
+                && validators_agree(&stored.headers, &headers, stored.body.length(), length)
+        });
+        let (content, uid) = match joined {
+            Some(stored) => (stored.body.clone(), stored.uid),
+            None => (Arc::new(Content::default()), self.index.uid()),
+        };
+        *content.length.write() = length;
+        let object =
+            Arc::new(Object::new(status, headers, times, purge_seen, &ask.site.policy, content.clone(), uid));
+        let fill = Fill::new(bytes.start, (bytes.end != u64::MAX).then_some(bytes.end));
+        content.fills.lock().push(Arc::downgrade(&fill));
+        let VaryFields::Fields(fields) = VaryFields::parse(&object.headers) else {
+            return fill.finish(Err(FetchError::Changed));
+        };
+        let selecting = secondary_key(&fields, &ask.headers);
+        let selected_by = Arc::new((fields.clone(), selecting.clone()));
+        self.index.put(&ask.key, Variant { fields, selecting, object: object.clone() }, None);
+        drop(listed);
+        let what = Landing::Object {
+            object: object.clone(),
+            status: origin_status,
+            stored: true,
+            selected_by,
+            part: relayed,
+        };
+        landing.send_replace(Some(what.clone()));
+        // The first client's place is taken before the pump runs, so that it is never unwatched.
+        let place = fill.reader(bytes.start);
+        let _ = boarded.send(Boarded::Landed(what));
+        self.pump(&ask.site, &ask.key, &object, &fill, bytes, body, place).await;
+    }
+
+    /// Makes a validated object from a stored one and the 304's fields (RFC 9111 §4.3.4).
+    async fn validated(
+        self: &Arc<Self>,
+        ask: &Ask,
+        stored: &Arc<Object>,
+        not_modified: &HeaderMap,
+        times: Times,
+        purge_seen: u64,
+    ) -> (Arc<Object>, Option<Arc<(Vec<HeaderName>, Vec<u8>)>>) {
+        let mut headers = stored.headers.clone();
+        update_from_304(&mut headers, not_modified);
+        let body = stored.body.clone();
+        let policy = &ask.site.policy;
+        let object =
+            Arc::new(Object::new(stored.status, headers, times, purge_seen, policy, body, stored.uid));
+        let keep = !object.directives.no_store && !object.directives.private;
+        let key = ask.key.clone();
+        match VaryFields::parse(&object.headers) {
+            VaryFields::Fields(fields) if keep => {
+                let selecting = secondary_key(&fields, &ask.headers);
+                let selected_by = Arc::new((fields.clone(), selecting.clone()));
+                self.index.put(&key, Variant { fields, selecting, object: object.clone() }, None);
+                self.persist(key).await;
+                (object, Some(selected_by))
+            }
+            _ => {
+                self.forget(&ask.site, key, Some(stored.uid)).await;
+                (object, None)
+            }
+        }
+    }
+
+    /// Fetches the missing bytes at the start of `wanted` of an object that is held in part. One
+    /// exchange serves everybody who misses them.
+    pub(crate) async fn fetch_missing(
+        self: Arc<Self>,
+        source: Source,
+        wanted: Range<u64>,
+    ) -> Result<Arc<Fill>, FetchError> {
+        let content = source.object.body.clone();
+        let length = content.length().ok_or(FetchError::Changed)?;
+        if !source.object.has_strong_validator() {
+            self.forget(&source.site, source.key.clone(), Some(source.object.uid)).await;
+            return Err(FetchError::Changed);
+        }
+        let chunk = u64::from(self.store.config().chunk_bytes);
+        let (missing, fill) = {
+            let extents = content.extents.read();
+            let mut start = wanted.start - wanted.start % chunk;
+            while let Some(held) = extents.at(start).filter(|_| start < wanted.start) {
+                start = held.range().end.min(wanted.start);
+            }
+            let wanted_end =
+                wanted.end.min(length).checked_next_multiple_of(chunk).unwrap_or(length).min(length);
+            let missing = start..extents.next_held(wanted.start, wanted_end).max(wanted.start + 1);
+            let mut fills = content.fills.lock();
+            fills.retain(|fill| fill.strong_count() > 0);
+            if let Some(running) =
+                fills.iter().filter_map(std::sync::Weak::upgrade).find(|fill| fill.covers(wanted.start))
+            {
+                return Ok(running);
+            }
+            let fill = Fill::new(missing.start, Some(missing.end));
+            fills.push(Arc::downgrade(&fill));
+            (missing, fill)
+        };
+        let cache = self.clone();
+        let (running, place) = (fill.clone(), fill.reader(missing.start));
+        self.background.spawn(async move {
+            let _ends = Ends(running.clone());
+            let outcome = cache.slice(&source, &missing, length).await;
+            match outcome {
+                Ok(body) => {
+                    let object = source.object.clone();
+                    cache.pump(&source.site, &source.key, &object, &running, missing, body, place).await;
+                }
+                Err(error) => {
+                    if matches!(error, FetchError::Changed) {
+                        cache.forget(&source.site, source.key.clone(), Some(source.object.uid)).await;
+                    }
+                    running.finish(Err(error));
+                }
+            }
+        });
+        Ok(fill)
+    }
+
+    /// Asks for exactly these bytes of exactly this version.
+    async fn slice(&self, source: &Source, missing: &Range<u64>, length: u64) -> Result<Body, FetchError> {
+        let stored = &source.object.headers;
+        let mut headers = self.origin_headers(&source.request);
+        remove_conditions(&mut headers);
+        let last = if missing.end == length { String::new() } else { (missing.end - 1).to_string() };
+        if let Ok(range) = HeaderValue::from_str(&format!("bytes={}-{last}", missing.start)) {
+            headers.insert(header::RANGE, range);
+        }
+        if let Some(validator) = stored.get(header::ETAG).or_else(|| stored.get(header::LAST_MODIFIED)) {
+            headers.insert(header::IF_RANGE, validator.clone());
+        }
+        let response =
+            self.exchange(&source.site, Method::GET, &source.key.target, headers, Body::Empty).await?;
+        let Some(ContentRange::Bytes { range, total }) = ContentRange::of(response.headers()) else {
+            return Err(FetchError::Changed);
+        };
+        let same = response.status() == StatusCode::PARTIAL_CONTENT
+            && validators_agree(stored, response.headers(), Some(length), total)
+            && range.start == missing.start
+            && range.end >= missing.end;
+        if same { Ok(response.into_body()) } else { Err(FetchError::Changed) }
+    }
+
+    /// One exchange with an origin, bounded in time and number, counted.
+    pub(crate) async fn exchange(
+        &self,
+        site: &Arc<Site>,
+        method: Method,
+        target: &str,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<Response<Body>, FetchError> {
+        let timeout = site.response_timeout();
+        let Ok(turn) = site.queue.clone().try_acquire_owned() else {
+            return Err(FetchError::TimedOut("have a free connection"));
+        };
+        let slot = tokio::time::timeout(timeout, site.slots.clone().acquire_owned()).await;
+        drop(turn);
+        let slot = match slot {
+            Ok(Ok(slot)) => slot,
+            Ok(Err(_)) => return Err(FetchError::Draining),
+            Err(_) => return Err(FetchError::TimedOut("have a free connection")),
+        };
+        site.in_flight.fetch_add(1, Relaxed);
+        let answered = tokio::time::timeout(timeout, site.origin.send(method, target, headers, body)).await;
+        site.in_flight.fetch_sub(1, Relaxed);
+        let result = answered.unwrap_or(Err(FetchError::TimedOut("answer")));
+        match &result {
+            Ok(response) => {
+                site.metrics.origin_ok.inc();
+                if !is_error(response.status()) {
+                    site.note(true, &"");
+                }
+            }
+            Err(error) => {
+                site.metrics.origin_failed.inc();
+                site.note(false, error);
+            }
+        }
+        result.map(|response| response.map(|body| holding(body, slot, site.read_timeout())))
+    }
+
+    /// The client's fields as they go to an origin.
+    pub(crate) fn origin_headers(&self, client: &HeaderMap) -> HeaderMap {
+        let mut headers = client.clone();
+        strip_hop_by_hop(&mut headers);
+        for name in UNKEYED {
+            headers.remove(name);
+        }
+        append_via(&mut headers, http::Version::HTTP_11, &self.node_name);
+        headers
+    }
+
+    /// Writes an entry down; what cannot be written is only lost at a restart.
+    pub(crate) async fn persist(self: &Arc<Self>, key: Key) {
+        let cache = self.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || cache.index.persist(&key)).await {
+            log::warn!("an object's record cannot be written: {error}");
+        }
+    }
+
+    /// Removes an object, or all of a target.
+    pub(crate) async fn forget(self: &Arc<Self>, site: &Site, key: Key, uid: Option<u64>) {
+        let (cache, policy) = (self.clone(), site.policy);
+        if let Ok(Err(error)) =
+            tokio::task::spawn_blocking(move || cache.index.remove(&key, uid, &policy)).await
+        {
+            log::warn!("an object's record cannot be removed: {error}");
+        }
+    }
+}
+
+/// Statuses that count as an error for stale-if-error (RFC 5861 §4).
+pub fn is_error(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}

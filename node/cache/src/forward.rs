@@ -1,0 +1,336 @@
+//! What the store alone cannot answer: flights to the origin and their landings, HEAD, the other
+//! methods, and what is served when the origin fails.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::request::Parts as Head;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use hyper::body::{Body as HttpBody, Incoming};
+use skerry_core::{Body, problem};
+
+use crate::answer::{answer, relay_part};
+use crate::body::Source;
+use crate::engine::{Cache, Done};
+use crate::error::FetchError;
+use crate::fetch::{Ask, Boarded, Landing, Part};
+use crate::index::Key;
+use crate::metrics::CacheResult;
+use crate::object::{Object, Times, Variant, now_ms};
+use crate::rfc::cache_status::{CacheStatus, Fwd};
+use crate::rfc::directives::{RequestDirectives, ResponseDirectives};
+use crate::rfc::fields::{HeadEffect, ensure_date, strip_hop_by_hop, update_from_head};
+use crate::rfc::invalidation::{invalidation_targets, is_safe};
+use crate::rfc::range::{ByteRangeSpec, RawRanges, requested};
+use crate::rfc::reuse::Reuse;
+use crate::rfc::vary::{VaryFields, secondary_key};
+use crate::site::Site;
+
+impl Cache {
+    #[expect(clippy::too_many_arguments, reason = "it only names the fields")]
+    pub(crate) fn ask(
+        &self,
+        site: &Arc<Site>,
+        key: &Key,
+        headers: &Arc<HeaderMap>,
+        directives: RequestDirectives,
+        stored: Option<Arc<Object>>,
+        stale_if_error: bool,
+        seen: Option<Arc<Object>>,
+    ) -> Ask {
+        Ask {
+            site: site.clone(),
+            key: key.clone(),
+            headers: headers.clone(),
+            directives,
+            range: None,
+            stored,
+            stale_if_error,
+            seen,
+        }
+    }
+
+    /// What the store alone cannot answer. `seen` is what the
+    /// index had for this request, whether it may be used or not.
+    #[expect(clippy::too_many_arguments, reason = "the second half of `cached`, with all it knows")]
+    pub(crate) async fn forward(
+        self: &Arc<Self>,
+        site: &Arc<Site>,
+        key: Key,
+        head: Head,
+        directives: RequestDirectives,
+        stored: Option<Arc<Object>>,
+        fwd: Fwd,
+        seen: Option<Arc<Object>>,
+    ) -> Done {
+        let pass = |response| Done { response, result: CacheResult::Pass };
+        if directives.only_if_cached {
+            let detail = "only-if-cached was asked for, and nothing that may be used is stored";
+            let mut response = problem::response(StatusCode::GATEWAY_TIMEOUT, detail);
+            CacheStatus { fwd: Some(fwd), detail: Some("only-if-cached"), ..CacheStatus::default() }
+                .append_to(response.headers_mut());
+            return pass(response);
+        }
+        if head.method == Method::HEAD {
+            return self.head(site, key, head, stored, fwd).await;
+        }
+        let allowed = stored.as_ref().map(|object| self.may_use(site, object, &directives, now_ms()));
+        let stale_if_error = matches!(allowed, Some(Reuse::Stale { allowed_if_error: true, .. }));
+        let headers = Arc::new(head.headers.clone());
+        let mut apart = directives.no_store || head.headers.contains_key(header::AUTHORIZATION);
+        for _ in 0..3 {
+            let mut ask =
+                self.ask(site, &key, &headers, directives, stored.clone(), stale_if_error, seen.clone());
+            if stored.is_none() {
+                ask.range = self.origin_range(&head);
+            }
+            let asked = ask.range.clone();
+            let (landing, collapsed) = match self.fly(ask, apart) {
+                Part::Landed(landing) => (landing, true),
+                Part::First(boarded) => match boarded.await {
+                    Ok(Boarded::Landed(landing)) => (landing, false),
+                    Ok(Boarded::Answer(response, reason)) => {
+                        let mut response = *response;
+                        CacheStatus {
+                            fwd: Some(fwd),
+                            fwd_status: Some(response.status()),
+                            detail: reason.map(|reason| reason.as_str()),
+                            ..CacheStatus::default()
+                        }
+                        .append_to(response.headers_mut());
+                        return pass(response);
+                    }
+                    Err(_) => (Landing::Failed(FetchError::Draining), false),
+                },
+                Part::Other(mut landing) => {
+                    let landed =
+                        landing.wait_for(Option::is_some).await.ok().and_then(|landing| landing.clone());
+                    (landed.unwrap_or(Landing::Failed(FetchError::Draining)), true)
+                }
+            };
+            match landing {
+                Landing::Object { object, status, stored: kept, selected_by, part: relayed } => {
+                    if collapsed && secondary_key(&selected_by.0, &headers) != selected_by.1 {
+                        apart = true;
+                        continue;
+                    }
+                    let validated = status == StatusCode::NOT_MODIFIED;
+                    let source = Source {
+                        cache: self.clone(),
+                        site: site.clone(),
+                        key: key.clone(),
+                        object,
+                        request: headers,
+                    };
+                    let status = CacheStatus {
+                        fwd: Some(fwd),
+                        fwd_status: Some(status),
+                        stored: kept,
+                        collapsed,
+                        ..CacheStatus::default()
+                    };
+                    if validated && !self.is_at_hand(&source, &head).await {
+                        // The origin confirmed a body that is gone by now.
+                        let seen = Some(source.object);
+                        return Box::pin(self.forward(site, key, head, directives, None, fwd, seen)).await;
+                    }
+                    let result = if validated { CacheResult::Revalidated } else { CacheResult::Miss };
+                    let relayed =
+                        relayed.filter(|_| !collapsed && head.headers.get(header::RANGE) == asked.as_ref());
+                    let response = match relayed {
+                        Some(part) => relay_part(source, &head, part, &status),
+                        None => answer(source, &head, &status, now_ms()),
+                    };
+                    return Done { response, result };
+                }
+                Landing::Alone => apart = true,
+                Landing::Error(status) => {
+                    return self.stale_or(site, &key, &head, stored, fwd, Ok(status), stale_if_error).await;
+                }
+                Landing::Failed(error) => {
+                    return self.stale_or(site, &key, &head, stored, fwd, Err(error), stale_if_error).await;
+                }
+            }
+        }
+        let detail = "the origin's answers for this target cannot be shared; try again";
+        pass(problem::response(StatusCode::BAD_GATEWAY, detail))
+    }
+
+    /// After a failure: the stale object where it may be served, else a problem document.
+    #[expect(clippy::too_many_arguments, reason = "one step of `forward`, with all it knows")]
+    async fn stale_or(
+        self: &Arc<Self>,
+        site: &Arc<Site>,
+        key: &Key,
+        head: &Head,
+        stored: Option<Arc<Object>>,
+        fwd: Fwd,
+        failure: Result<StatusCode, FetchError>,
+        allowed: bool,
+    ) -> Done {
+        if let (true, Some(object)) = (allowed, stored) {
+            let now = now_ms();
+            let ttl = object.lifetime.seconds as i64 - object.age(now) as i64;
+            let source = Source {
+                cache: self.clone(),
+                site: site.clone(),
+                key: key.clone(),
+                object,
+                request: Arc::new(head.headers.clone()),
+            };
+            if self.is_at_hand(&source, head).await {
+                let status = CacheStatus {
+                    hit: true,
+                    ttl: Some(ttl),
+                    fwd_status: failure.ok(),
+                    detail: Some("stale-if-error"),
+                    ..CacheStatus::default()
+                };
+                return Done { response: answer(source, head, &status, now), result: CacheResult::Stale };
+            }
+        }
+        let (status, detail) = match &failure {
+            Ok(status) => (StatusCode::BAD_GATEWAY, format!("the origin answered {status}")),
+            Err(error) => (error.status(), error.to_string()),
+        };
+        // RFC 9111 §5.2.2.2: disconnected, and the stored response must be validated.
+        let status = if fwd == Fwd::Stale && status == StatusCode::BAD_GATEWAY {
+            StatusCode::GATEWAY_TIMEOUT
+        } else {
+            status
+        };
+        let mut response = problem::response(status, &detail);
+        CacheStatus {
+            fwd: Some(fwd),
+            fwd_status: failure.ok(),
+            detail: Some("origin-failed"),
+            ..CacheStatus::default()
+        }
+        .append_to(response.headers_mut());
+        Done { response, result: CacheResult::Pass }
+    }
+
+    /// The range to ask the origin for when nothing is known of the object: aligned to whole
+    /// slices, so that what comes can be kept; small ones at the front and suffixes as they are.
+    fn origin_range(&self, head: &Head) -> Option<HeaderValue> {
+        let range = head.headers.get(header::RANGE)?;
+        if head.headers.contains_key(header::IF_RANGE) {
+            return None;
+        }
+        let chunk = u64::from(self.store.config().chunk_bytes);
+        match requested(&head.headers)? {
+            RawRanges::One(ByteRangeSpec::First(first, last)) => {
+                if first < chunk && last.is_none_or(|last| last < chunk) {
+                    return Some(range.clone());
+                }
+                let first = first - first % chunk;
+                let last = last.and_then(|last| (last / chunk + 1).checked_mul(chunk)).map(|end| end - 1);
+                let text =
+                    format!("bytes={first}-{}", last.map_or_else(String::new, |last| last.to_string()));
+                HeaderValue::from_str(&text).ok()
+            }
+            RawRanges::One(ByteRangeSpec::Suffix(_)) => Some(range.clone()),
+            RawRanges::Many(_) => None,
+        }
+    }
+
+    /// HEAD that the store cannot answer: forwarded, and what it says of the stored GET noted
+    /// (RFC 9111 §4.3.5).
+    async fn head(
+        self: &Arc<Self>,
+        site: &Arc<Site>,
+        key: Key,
+        head: Head,
+        stored: Option<Arc<Object>>,
+        fwd: Fwd,
+    ) -> Done {
+        let headers = self.origin_headers(&head.headers);
+        let seen = self.index.purges.current();
+        let sent = now_ms();
+        let response =
+            self.on_background(site, Method::HEAD, key.target.to_string(), headers, Body::Empty).await;
+        let mut response = match response {
+            Ok(response) => response,
+            Err(error) => return self.stale_or(site, &key, &head, stored, fwd, Err(error), false).await,
+        };
+        ensure_date(response.headers_mut(), now_ms() / 1000);
+        // What is for one client only must not be merged into what everybody gets.
+        let shared = {
+            let directives = ResponseDirectives::parse(response.headers());
+            !directives.private && !directives.no_store && !head.headers.contains_key(header::AUTHORIZATION)
+        };
+        if let Some(object) = stored.filter(|_| response.status() == StatusCode::OK && shared) {
+            let mut merged = object.headers.clone();
+            match update_from_head(&mut merged, object.body.length(), response.headers()) {
+                HeadEffect::Updated => {
+                    let times = Times { request: sent, response: now_ms() };
+                    let body = object.body.clone();
+                    let newer =
+                        Object::new(object.status, merged, times, seen, &site.policy, body, object.uid);
+                    if let VaryFields::Fields(fields) = VaryFields::parse(&newer.headers) {
+                        let selecting = secondary_key(&fields, &head.headers);
+                        let variant = Variant { fields, selecting, object: Arc::new(newer) };
+                        self.index.put(&key, variant, None);
+                        self.persist(key.clone()).await;
+                    }
+                }
+                HeadEffect::Outdated => object.outdated.store(true, Relaxed),
+            }
+        }
+        strip_hop_by_hop(response.headers_mut());
+        CacheStatus { fwd: Some(fwd), fwd_status: Some(response.status()), ..CacheStatus::default() }
+            .append_to(response.headers_mut());
+        Done { response, result: CacheResult::Pass }
+    }
+
+    /// Other methods go to the origin; unsafe ones invalidate (RFC 9111 §4.4).
+    pub(crate) async fn pass(
+        self: &Arc<Self>,
+        site: &Arc<Site>,
+        host: &str,
+        head: Head,
+        body: Incoming,
+    ) -> Done {
+        let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+        let headers = self.origin_headers(&head.headers);
+        let method = head.method.clone();
+        let body = if body.is_end_stream() { Body::Empty } else { Body::stream(body) };
+        let response = self.on_background(site, method.clone(), target.clone(), headers, body).await;
+        let mut response = match response {
+            Ok(response) => response,
+            Err(error) => {
+                let mut response = problem::response(error.status(), &error.to_string());
+                CacheStatus { fwd: Some(Fwd::Method), ..CacheStatus::default() }
+                    .append_to(response.headers_mut());
+                return Done { response, result: CacheResult::Pass };
+            }
+        };
+        if !is_safe(&method) {
+            let own = [host, site.origin.authority()];
+            for target in invalidation_targets(&method, response.status(), &own, &target, response.headers())
+            {
+                self.forget(site, Key { site: site.name.clone(), target: target.into() }, None).await;
+            }
+        }
+        ensure_date(response.headers_mut(), now_ms() / 1000);
+        strip_hop_by_hop(response.headers_mut());
+        CacheStatus { fwd: Some(Fwd::Method), fwd_status: Some(response.status()), ..CacheStatus::default() }
+            .append_to(response.headers_mut());
+        Done { response, result: CacheResult::Pass }
+    }
+
+    /// An exchange on the background runtime, where the origins' connections live.
+    async fn on_background(
+        self: &Arc<Self>,
+        site: &Arc<Site>,
+        method: Method,
+        target: String,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<Response<Body>, FetchError> {
+        let (cache, site) = (self.clone(), site.clone());
+        let task =
+            self.background.spawn(async move { cache.exchange(&site, method, &target, headers, body).await });
+        task.await.unwrap_or(Err(FetchError::Draining))
+    }
+}

@@ -1,0 +1,289 @@
+//! Configuration primitives: strict TOML with errors that name file, line, key and the nearest
+//! known key, and a commented default file printed from the structs' own doc comments.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use documented::DocumentedFields;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// `[node]`: the box as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Name of this node, as it appears in `Via` and in the logs.
+    pub name: String,
+    /// Folder of everything durable. The node makes it when it is missing.
+    pub data_dir: PathBuf,
+    /// Threads that serve clients; 0 means one for every core.
+    pub workers: usize,
+    /// After SIGTERM, how long running bodies may take to finish.
+    pub drain_seconds: u64,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self { name: "skerry".into(), data_dir: "/var/lib/skerry".into(), workers: 0, drain_seconds: 30 }
+    }
+}
+
+/// `[log]`: what is said, and where.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// Least severe level that is written: error, warn, info, debug or trace.
+    pub level: String,
+    /// auto (the journal when started by systemd, else terminal), journal, terminal or json.
+    pub format: LogFormat,
+    /// One line for every request.
+    pub access: bool,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Auto, access: false }
+    }
+}
+
+/// Where log lines go and how they look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// The journal when started by systemd, else the terminal form.
+    Auto,
+    /// The systemd journal, with structured fields.
+    Journal,
+    /// A readable line on standard error.
+    Terminal,
+    /// A JSON object a line on standard error.
+    Json,
+}
+
+/// `[public]`: the listeners that clients reach.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub struct PublicConfig {
+    /// Addresses for HTTP/1.1 in the clear.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses for HTTP/1.1 and HTTP/2 over TLS; both files below are needed.
+    pub tls_listen: Vec<SocketAddr>,
+    /// Certificate chain, PEM. Read again on SIGHUP.
+    pub tls_certificate_file: PathBuf,
+    /// Private key of the certificate, PEM. Read again on SIGHUP.
+    pub tls_key_file: PathBuf,
+    /// Connections begin with a PROXY protocol v2 header (from a load balancer in front).
+    pub proxy_protocol: bool,
+    /// Connections open at once; further ones are closed at once and counted.
+    pub max_connections: usize,
+    /// From the first byte of a request to the end of its header.
+    pub header_timeout_seconds: u64,
+    /// How long a connection may stay open without a request.
+    pub idle_timeout_seconds: u64,
+    /// A client that takes no byte for so long is cut.
+    pub write_timeout_seconds: u64,
+    /// Largest request header.
+    pub max_header_bytes: usize,
+}
+
+impl Default for PublicConfig {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            tls_listen: Vec::new(),
+            tls_certificate_file: PathBuf::new(),
+            tls_key_file: PathBuf::new(),
+            proxy_protocol: false,
+            max_connections: 10_000,
+            header_timeout_seconds: 10,
+            idle_timeout_seconds: 75,
+            write_timeout_seconds: 60,
+            max_header_bytes: 64 * 1024,
+        }
+    }
+}
+
+impl PublicConfig {
+    /// What cannot be said by types; the error is a key and a reason.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.max_header_bytes < 8192 {
+            return Err(("public.max_header_bytes", "must be at least 8192".into()));
+        }
+        if self.listen.is_empty() && self.tls_listen.is_empty() {
+            return Err(("public.listen", "names no address, and neither does `public.tls_listen`".into()));
+        }
+        for (key, path) in [
+            ("public.tls_certificate_file", &self.tls_certificate_file),
+            ("public.tls_key_file", &self.tls_key_file),
+        ] {
+            if !self.tls_listen.is_empty() && path.as_os_str().is_empty() {
+                return Err((key, "must name a file, since `public.tls_listen` is set".into()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `[admin]`: the operator's listener.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// Address of metrics, health, purge and drain.
+    pub listen: SocketAddr,
+    /// File with the bearer token that is asked for; needed when `listen` leaves loopback.
+    pub token_file: PathBuf,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9180)), token_file: PathBuf::new() }
+    }
+}
+
+impl AdminConfig {
+    /// What cannot be said by types; the error is a key and a reason.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if !self.listen.ip().is_loopback() && self.token_file.as_os_str().is_empty() {
+            return Err((
+                "admin.token_file",
+                "must name a file, since `admin.listen` is not on loopback".into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Reads and parses a file; unknown keys are errors that name the nearest known key.
+pub fn load<T: DeserializeOwned>(path: &Path) -> Result<(T, String), Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Error::ReadConfig { path: path.to_owned(), source })?;
+    let value = parse(&text, path)?;
+    Ok((value, text))
+}
+
+/// Parses a configuration text; `path` only names it in errors.
+pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
+    toml::from_str(text).map_err(|error| {
+        let offset = error.span().map_or(0, |span| span.start).min(text.len());
+        let line = text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::Config { path: path.to_owned(), line, message: explain(error.message(), text, line) }
+    })
+}
+
+/// An error about the value of a key that parsed, at the line where the key stands.
+pub fn invalid(text: &str, path: &Path, key: &str, reason: &str) -> Error {
+    Error::Config { path: path.to_owned(), line: line_of(text, key), message: format!("`{key}` {reason}") }
+}
+
+/// A table as a commented TOML fragment: every key with its doc comment and default.
+pub fn commented<T: Serialize + DocumentedFields>(table: &str, value: &T) -> String {
+    let body = toml::to_string(value).unwrap_or_default();
+    let mut out = format!("[{table}]\n");
+    for line in body.lines() {
+        let key = line.split(" =").next().unwrap_or_default();
+        if let Ok(doc) = T::get_field_docs(key) {
+            for comment in doc.lines() {
+                out.push_str("# ");
+                out.push_str(comment.trim());
+                out.push('\n');
+            }
+        }
+        out.push_str(line);
+        out.push('\n');
+    }
+    out
+}
+
+/// serde's words for an unknown key, in ours: the whole key and the nearest known one.
+fn explain(message: &str, text: &str, line: usize) -> String {
+    let table = text.lines().take(line).filter_map(table_header).last().unwrap_or_default();
+    let whole = |key: &str| {
+        if table.is_empty() || table == key { key.to_owned() } else { format!("{table}.{key}") }
+    };
+    let Some(rest) = message.strip_prefix("unknown field ") else {
+        // serde and toml tell what they found and not where; the key stands on the same line.
+        let message = message.replace('\n', ", ");
+        let key = text.lines().nth(line - 1).and_then(|line| line.split_once('='));
+        return match key {
+            Some((key, _)) => format!("`{}`: {message}", whole(key.trim())),
+            None => message,
+        };
+    };
+    let mut words = rest.split('`').skip(1).step_by(2);
+    let unknown = words.next().unwrap_or_default();
+    let nearest =
+        words.map(|known| (strsim::jaro_winkler(unknown, known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match nearest {
+        Some((_, known)) => format!("unknown key `{}`; the nearest known key is `{known}`", whole(unknown)),
+        None => format!("unknown key `{}`", whole(unknown)),
+    }
+}
+
+fn table_header(line: &str) -> Option<String> {
+    let header = line.trim().strip_prefix('[')?;
+    Some(header.split(']').next()?.trim_matches('[').replace('"', ""))
+}
+
+fn line_of(text: &str, key: &str) -> usize {
+    let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let mut current = String::new();
+    let mut table_line = 1;
+    for (index, line) in text.lines().enumerate() {
+        if let Some(header) = table_header(line) {
+            current = header;
+            if current == table {
+                table_line = index + 1;
+            }
+        } else if current == table && line.split('=').next().is_some_and(|left| left.trim() == name) {
+            return index + 1;
+        }
+    }
+    table_line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Whole {
+        node: NodeConfig,
+        public: PublicConfig,
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_line_and_nearest() {
+        let text = "[node]\nname = \"a\"\n\n[public]\nlissten = []\n";
+        let error = parse::<Whole>(text, Path::new("x.toml")).unwrap_err().to_string();
+        assert_eq!(error, "x.toml:5: unknown key `public.lissten`; the nearest known key is `listen`");
+    }
+
+    #[test]
+    fn a_wrong_type_is_named_with_its_line() {
+        let error =
+            parse::<Whole>("[node]\nworkers = \"two\"\n", Path::new("x.toml")).unwrap_err().to_string();
+        assert!(error.starts_with("x.toml:2: "), "{error}");
+    }
+
+    #[test]
+    fn an_invalid_value_is_found_in_its_table() {
+        let text = "[node]\nlisten = 1\n[public]\n# a comment\nlisten = []\n";
+        let error = invalid(text, Path::new("x.toml"), "public.listen", "names no address").to_string();
+        assert_eq!(error, "x.toml:5: `public.listen` names no address");
+    }
+
+    #[test]
+    fn printed_defaults_round_trip_and_comment_every_key() {
+        let text = commented("public", &PublicConfig::default());
+        let parsed: Whole = parse(&text, Path::new("default")).unwrap();
+        assert_eq!(parsed.public, PublicConfig::default());
+        for field in PublicConfig::FIELD_NAMES {
+            assert!(text.contains(&format!("\n{field} = ")), "{field} is missing");
+        }
+        let comments = text.lines().filter(|line| line.starts_with("# ")).count();
+        assert!(comments >= PublicConfig::FIELD_NAMES.len());
+    }
+}

@@ -1,0 +1,279 @@
+//! A worker: one thread, one current-thread runtime, its own listening sockets, its connections.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::config::PublicConfig;
+use crate::connection::{Connection, Limits, Order, Served, Watched};
+use crate::lifecycle::Lifecycle;
+use crate::metrics::ConnectionMetrics;
+use crate::{Body, proxy_protocol, tls};
+
+const SWEEP: Duration = Duration::from_millis(250);
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Answers requests. One instance serves every worker.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request; never fails, since an error is an answer too.
+    fn handle(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// One listening socket of a worker.
+pub struct Socket {
+    /// The socket, non-blocking.
+    pub listener: TcpListener,
+    /// Present when clients speak TLS here.
+    pub tls: Option<tls::Reloadable>,
+}
+
+/// What the workers of one listener share.
+pub struct Shared<H> {
+    /// Answers the requests.
+    pub handler: Arc<H>,
+    /// Limits of connections.
+    pub config: PublicConfig,
+    /// The node's phase.
+    pub lifecycle: Lifecycle,
+    /// Counted connections.
+    pub metrics: ConnectionMetrics,
+    /// Connections open over all workers.
+    pub open: AtomicUsize,
+}
+
+struct Worker<H> {
+    shared: Arc<Shared<H>>,
+    clock: Arc<AtomicU64>,
+    /// Numbers connections over all of the worker's sockets.
+    next: AtomicU64,
+    connections: Mutex<HashMap<u64, Arc<Connection>>>,
+}
+
+/// Runs a worker on this thread until the node has drained.
+pub fn run<H: Handler>(shared: Arc<Shared<H>>, sockets: Vec<Socket>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let worker = Arc::new(Worker {
+        shared,
+        clock: Arc::default(),
+        next: AtomicU64::new(0),
+        connections: Mutex::default(),
+    });
+    runtime.block_on(worker.serve(sockets))
+}
+
+impl<H: Handler> Worker<H> {
+    async fn serve(self: Arc<Self>, sockets: Vec<Socket>) -> std::io::Result<()> {
+        let mut tasks = tokio::task::JoinSet::new();
+        for socket in sockets {
+            let listener = tokio::net::TcpListener::from_std(socket.listener)?;
+            tasks.spawn(self.clone().accept(listener, socket.tls));
+        }
+        tasks.spawn(self.clone().sweep());
+        let deadline = self.shared.lifecycle.draining().await;
+        tasks.abort_all();
+        self.drain(deadline).await;
+        Ok(())
+    }
+
+    async fn accept(self: Arc<Self>, listener: tokio::net::TcpListener, tls: Option<tls::Reloadable>) {
+        loop {
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors or memory: the pending connection stays in the backlog.
+                    log::warn!("cannot accept a connection: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let metrics = &self.shared.metrics;
+            if self.shared.open.fetch_add(1, Relaxed) >= self.shared.config.max_connections {
+                self.shared.open.fetch_sub(1, Relaxed);
+                metrics.refused.inc();
+                continue;
+            }
+            metrics.accepted.inc();
+            metrics.open.inc();
+            let id = self.next.fetch_add(1, Relaxed);
+            let guard = Open { worker: self.clone(), id };
+            let tls = tls.as_ref().map(tls::Reloadable::acceptor);
+            tokio::spawn(guard.worker.clone().connection(stream, peer, tls, guard));
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        mut stream: TcpStream,
+        mut peer: SocketAddr,
+        tls: Option<tokio_rustls::TlsAcceptor>,
+        guard: Open<H>,
+    ) {
+        let _ = stream.set_nodelay(true);
+        if self.shared.config.proxy_protocol {
+            match tokio::time::timeout(HANDSHAKE_LIMIT, proxy_protocol::read(&mut stream)).await {
+                Ok(Ok(client)) => peer = client.unwrap_or(peer),
+                Ok(Err(error)) => return log::debug!(peer:%; "closed: {error}"),
+                Err(_) => return self.shared.metrics.timed_out.inc(),
+            }
+        }
+        let Some(acceptor) = tls else {
+            return self.http1(stream, self.admit(peer, false, &guard)).await;
+        };
+        match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                self.http2(stream, self.admit(peer, true, &guard)).await;
+            }
+            Ok(Ok(stream)) => self.http1(stream, self.admit(peer, true, &guard)).await,
+            Ok(Err(error)) => {
+                self.shared.metrics.handshake_failures.inc();
+                log::debug!(peer:%; "TLS handshake failed: {error}");
+            }
+            Err(_) => self.shared.metrics.timed_out.inc(),
+        }
+    }
+
+    fn admit(&self, peer: SocketAddr, secure: bool, guard: &Open<H>) -> Arc<Connection> {
+        let connection = Arc::new(Connection::new(peer, secure, self.clock.clone()));
+        self.connections.lock().insert(guard.id, connection.clone());
+        connection
+    }
+
+    async fn http1<S>(&self, stream: S, connection: Arc<Connection>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = service_fn(|request| self.answer(request, connection.clone()));
+        let io = TokioIo::new(Watched { stream, connection: connection.clone() });
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.half_close(true).max_buf_size(self.shared.config.max_header_bytes.max(8192));
+        http.header_read_timeout(None).timer(TokioTimer::new());
+        let serving = http.serve_connection(io, service);
+        tokio::pin!(serving);
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut serving => return debug_end(&connection, result),
+                order = connection.ordered() => match order {
+                    Order::Finish => serving.as_mut().graceful_shutdown(),
+                    Order::Close => return,
+                },
+            }
+        }
+    }
+
+    async fn http2<S>(&self, stream: S, connection: Arc<Connection>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        connection.multiplex();
+        let worker = Arc::clone(&self.shared);
+        let for_service = connection.clone();
+        let service = service_fn(move |request| answer(worker.clone(), request, for_service.clone()));
+        let io = TokioIo::new(Watched { stream, connection: connection.clone() });
+        let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
+            .max_concurrent_streams(128)
+            .max_header_list_size(self.shared.config.max_header_bytes as u32)
+            .initial_stream_window_size(1 << 20)
+            .max_send_buf_size(1 << 20);
+        let serving = http.serve_connection(io, service);
+        tokio::pin!(serving);
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut serving => return debug_end(&connection, result),
+                order = connection.ordered() => match order {
+                    Order::Finish => serving.as_mut().graceful_shutdown(),
+                    Order::Close => return,
+                },
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> impl Future<Output = Result<Response<Served>, std::convert::Infallible>> + Send + use<H> {
+        answer(self.shared.clone(), request, connection)
+    }
+
+    /// Cuts what is overdue, and moves the clock that connections read.
+    async fn sweep(self: Arc<Self>) {
+        let limits = Limits::from(&self.shared.config);
+        let started = Instant::now();
+        let mut ticks = tokio::time::interval(SWEEP);
+        loop {
+            ticks.tick().await;
+            let now = started.elapsed().as_millis() as u64;
+            self.clock.store(now, Relaxed);
+            for connection in self.connections.lock().values() {
+                if connection.overdue(now, &limits) {
+                    self.shared.metrics.timed_out.inc();
+                    connection.order(Order::Close);
+                }
+            }
+        }
+    }
+
+    /// Lets running answers finish until `deadline`, then cuts and names the rest.
+    async fn drain(&self, deadline: tokio::time::Instant) {
+        for connection in self.connections.lock().values() {
+            connection.order(Order::Finish);
+        }
+        while tokio::time::Instant::now() < deadline && !self.connections.lock().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for connection in self.connections.lock().values() {
+            if let Some((method, uri)) = connection.target() {
+                log::warn!(peer:% = connection.peer, method:% = method, target:% = uri; "cut at the end of the drain");
+            }
+            connection.order(Order::Close);
+        }
+    }
+}
+
+/// Counts a connection for as long as its task lives.
+struct Open<H> {
+    worker: Arc<Worker<H>>,
+    id: u64,
+}
+
+impl<H> Drop for Open<H> {
+    fn drop(&mut self) {
+        self.worker.connections.lock().remove(&self.id);
+        self.worker.shared.open.fetch_sub(1, Relaxed);
+        self.worker.shared.metrics.open.dec();
+    }
+}
+
+async fn answer<H: Handler>(
+    shared: Arc<Shared<H>>,
+    request: Request<Incoming>,
+    connection: Arc<Connection>,
+) -> Result<Response<Served>, std::convert::Infallible> {
+    let answering = connection.begin(request.method(), request.uri());
+    let response = shared.handler.clone().handle(request, connection).await;
+    Ok(response.map(|body| Served { body, _answering: answering }))
+}
+
+fn debug_end(connection: &Connection, result: hyper::Result<()>) {
+    if let Err(error) = result {
+        log::debug!(peer:% = connection.peer; "connection ended: {error}");
+    }
+}

@@ -1,0 +1,206 @@
+//! A small HTTP/1.1 client for the admin listener of a running node.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail, ensure};
+use bytes::Bytes;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory};
+use http::{Method, Request, Response, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use super::Cli;
+
+const DEFAULT_NODE: &str = "http://127.0.0.1:9180";
+/// How long a node may take to answer, from the connection to the header of its answer.
+const ANSWER: Duration = Duration::from_secs(30);
+/// Largest answer, and longest line of one, that is read.
+const LARGEST: usize = 16 << 20;
+const LONGEST_LINE: usize = 64 << 10;
+
+/// Which node is asked, and by what right.
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    /// Admin listener of the node [default: $SKERRY_NODE, else http://127.0.0.1:9180]
+    #[arg(long, value_name = "URL", value_parser = parse)]
+    node: Option<Node>,
+    /// File with the bearer token that the admin listener asks for
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// Where an admin listener is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Node {
+    host: String,
+    port: u16,
+    authority: String,
+}
+
+/// Reads `http://HOST[:PORT]`, or without the scheme.
+fn parse(text: &str) -> Result<Node, String> {
+    let uri = text.parse::<Uri>().map_err(|error| format!("not an address: {error}"))?;
+    if !matches!(uri.scheme_str(), None | Some("http")) {
+        return Err("the admin listener speaks plain HTTP: write http://HOST:PORT".into());
+    }
+    let authority = uri.authority().ok_or("it names no host: write http://HOST:PORT")?;
+    if authority.as_str().contains('@') || !matches!(uri.path(), "" | "/") {
+        return Err("only http://HOST:PORT, nothing before or after it".into());
+    }
+    Ok(Node {
+        host: authority.host().trim_matches(['[', ']']).to_owned(),
+        port: authority.port_u16().unwrap_or(80),
+        authority: authority.to_string(),
+    })
+}
+
+/// Asks one node.
+pub(super) struct Client {
+    node: Node,
+    token: Option<String>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Client {
+    /// Connects to nothing yet.
+    pub(super) fn new(target: &Target) -> anyhow::Result<Self> {
+        let node = match &target.node {
+            Some(node) => node.clone(),
+            None => match std::env::var("SKERRY_NODE") {
+                Ok(text) => parse(&text).unwrap_or_else(|reason| {
+                    Cli::command().error(ErrorKind::ValueValidation, format!("SKERRY_NODE: {reason}")).exit()
+                }),
+                Err(_) => parse(DEFAULT_NODE).map_err(|reason| anyhow!("{DEFAULT_NODE}: {reason}"))?,
+            },
+        };
+        let token = target
+            .token_file
+            .as_ref()
+            .map(|path| {
+                let text = std::fs::read_to_string(path);
+                text.with_context(|| format!("cannot read the token {}", path.display()))
+            })
+            .transpose()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { node, token: token.map(|token| token.trim().to_owned()), runtime })
+    }
+
+    /// A JSON answer to a GET.
+    pub(super) fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let bytes = self.runtime.block_on(async {
+            let response = self.ask(Method::GET, path, Bytes::new()).await?;
+            self.whole(response).await
+        })?;
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} did not answer in JSON", self.node.authority))
+    }
+
+    /// A POST of JSON; its answer is of no interest when it succeeds.
+    pub(super) fn post(&self, path: &str, body: &Value) -> anyhow::Result<()> {
+        self.runtime.block_on(async {
+            let response = self.ask(Method::POST, path, Bytes::from(body.to_string())).await?;
+            self.whole(response).await.map(drop)
+        })
+    }
+
+    /// An empty POST whose answer is read line by line, as the lines come.
+    pub(super) fn post_lines(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.runtime.block_on(async {
+            let mut body = self.ask(Method::POST, path, Bytes::new()).await?.into_body();
+            let mut pending = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.with_context(|| format!("{} broke off its answer", self.node.authority))?;
+                let Ok(data) = frame.into_data() else { continue };
+                pending.extend_from_slice(&data);
+                while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = pending.drain(..=end).collect();
+                    each(line.trim_ascii())?;
+                }
+                ensure!(pending.len() <= LONGEST_LINE, "{} sends endless lines", self.node.authority);
+            }
+            Ok(())
+        })
+    }
+
+    async fn whole(&self, response: Response<Incoming>) -> anyhow::Result<Bytes> {
+        let body = Limited::new(response.into_body(), LARGEST).collect();
+        let body = tokio::time::timeout(ANSWER, body).await;
+        let body = body.map_err(|_| anyhow!("{} did not finish its answer in time", self.node.authority))?;
+        match body {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) => bail!("{} broke off its answer: {error}", self.node.authority),
+        }
+    }
+
+    /// An answer of the class 2xx, or the reason why there is none.
+    async fn ask(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Response<Incoming>> {
+        let authority = &self.node.authority;
+        let response = tokio::time::timeout(ANSWER, self.send(method, path, body)).await;
+        let response = response.map_err(|_| anyhow!("{authority} did not answer in time"))??;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let hint = match status {
+            http::StatusCode::UNAUTHORIZED => "; give it with --token-file",
+            _ => "",
+        };
+        let document: Option<Value> = serde_json::from_slice(&self.whole(response).await?).ok();
+        let detail = document.as_ref().and_then(|document| document.get("detail")).and_then(Value::as_str);
+        match detail {
+            Some(detail) => bail!("{authority} answered {status}: {detail}{hint}"),
+            None => bail!("{authority} answered {status}{hint}"),
+        }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Response<Incoming>> {
+        let Node { host, port, authority } = &self.node;
+        let stream = TcpStream::connect((host.as_str(), *port)).await.with_context(|| {
+            format!("no node answers at http://{authority}; --node or SKERRY_NODE says where it is")
+        })?;
+        let failed = || format!("{authority} does not speak HTTP as expected");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.with_context(failed)?;
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, authority);
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::new(body)).context("the token holds what no header may")?;
+        sender.send_request(request).await.with_context(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_named_by_host_and_port() {
+        let node = parse("http://127.0.0.1:9180").unwrap();
+        assert_eq!((node.host.as_str(), node.port), ("127.0.0.1", 9180));
+        assert_eq!(parse("127.0.0.1:9180").unwrap(), node);
+        assert_eq!(parse("http://127.0.0.1:9180/").unwrap(), node);
+        let node = parse("http://[::1]:9180").unwrap();
+        assert_eq!((node.host.as_str(), node.port, node.authority.as_str()), ("::1", 9180, "[::1]:9180"));
+    }
+
+    #[test]
+    fn what_is_no_node_is_told_apart() {
+        for text in ["", "https://a:1", "http://a:1/status", "/status", "http://u@a:1", "http://a b"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

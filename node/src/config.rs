@@ -1,0 +1,180 @@
+//! The whole configuration file: one table for every room, read and checked in one step.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use skerry_cache::{CacheConfig, SiteConfig};
+use skerry_core::Error;
+use skerry_core::config::{self, AdminConfig, LogConfig, NodeConfig, PublicConfig};
+use skerry_store::StoreConfig;
+
+/// A day is more than any drain needs.
+const LONGEST_DRAIN: u64 = 86_400;
+const MOST_WORKERS: usize = 1024;
+
+/// `skerry.toml`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `[node]`.
+    pub node: NodeConfig,
+    /// `[log]`.
+    pub log: LogConfig,
+    /// `[public]`.
+    pub public: PublicConfig,
+    /// `[admin]`.
+    pub admin: AdminConfig,
+    /// `[store]`.
+    pub store: StoreConfig,
+    /// `[cache]`.
+    pub cache: CacheConfig,
+    /// `[sites.NAME]`, by host name; `default` takes every other host.
+    pub sites: BTreeMap<String, SiteConfig>,
+}
+
+/// Reads and checks a file. Errors name the file, the line and the key.
+pub fn load(path: &Path) -> Result<Config, Error> {
+    let (config, text) = config::load::<Config>(path)?;
+    config.check().map_err(|(key, reason)| config::invalid(&text, path, &key, &reason))?;
+    Ok(config)
+}
+
+/// The defaults as a commented file, with one site to begin with.
+pub fn default_text() -> String {
+    let config = Config::default();
+    let tables = [
+        config::commented("node", &config.node),
+        config::commented("log", &config.log),
+        config::commented("public", &config.public),
+        config::commented("admin", &config.admin),
+        config::commented("store", &config.store),
+        config::commented("cache", &config.cache),
+        config::commented("sites.default", &sample_site()),
+    ];
+    let mut text = String::from(
+        "# skerry.toml: every key with its default. Only [sites.default] has to be written; a key\n\
+         # that is left out keeps its default, and an unknown one is an error.\n",
+    );
+    for table in tables {
+        text.push('\n');
+        text.push_str(&table);
+    }
+    text.push_str(
+        "# Every key of [cache] but `object_memory_bytes` may stand here too, for this site alone.\n\
+         # More sites are more tables, by the host name that picks them: [sites.\"cdn.example.org\"].\n",
+    );
+    text
+}
+
+/// The site of the printed defaults: somewhere to write the real origin.
+fn sample_site() -> SiteConfig {
+    toml::from_str("origin = \"http://127.0.0.1:9000\"").expect("a site needs an origin and nothing else")
+}
+
+impl Config {
+    /// What cannot be said by types; the error is a whole key and a reason.
+    fn check(&self) -> Result<(), (String, String)> {
+        self.check_node().map_err(owned)?;
+        if log::LevelFilter::from_str(&self.log.level).is_err() {
+            let reason = format!("is `{}`; it must be error, warn, info, debug or trace", self.log.level);
+            return Err(owned(("log.level", reason)));
+        }
+        self.public.check().map_err(owned)?;
+        self.admin.check().map_err(owned)?;
+        self.store.check().map_err(owned)?;
+        self.cache.check().map_err(owned)?;
+        for (name, site) in &self.sites {
+            site.check().map_err(|(key, reason)| (format!("sites.{name}.{key}"), reason))?;
+            site.over(&self.cache).check().map_err(|(key, reason)| {
+                let key = key.rsplit_once('.').map_or(key, |(_, key)| key);
+                (format!("sites.{name}.{key}"), reason)
+            })?;
+        }
+        if self.sites.is_empty() {
+            let reason = "is missing: a node needs a site; write `[sites.default]` and below it \
+                          `origin = \"https://origin.example\"`";
+            return Err(("sites.default".into(), reason.into()));
+        }
+        Ok(())
+    }
+
+    fn check_node(&self) -> Result<(), (&'static str, String)> {
+        // It is a token in `Via` and `Cache-Status` (RFC 9110 §7.6.3, RFC 9211 §2).
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if !self.node.name.starts_with(|first: char| first.is_ascii_alphabetic())
+            || !self.node.name.bytes().all(word)
+        {
+            return Err((
+                "node.name",
+                "must begin with a letter; digits, `-`, `.` and `_` may follow".into(),
+            ));
+        }
+        if self.node.data_dir.as_os_str().is_empty() {
+            return Err(("node.data_dir", "must name a folder".into()));
+        }
+        if self.node.workers > MOST_WORKERS {
+            return Err(("node.workers", format!("must be at most {MOST_WORKERS}")));
+        }
+        if self.node.drain_seconds > LONGEST_DRAIN {
+            return Err(("node.drain_seconds", format!("must be at most {LONGEST_DRAIN}")));
+        }
+        Ok(())
+    }
+}
+
+fn owned((key, reason): (&'static str, String)) -> (String, String) {
+    (key.into(), reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        let folder = std::env::temp_dir().join(format!("skerry-config-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join(format!("{:?}.toml", std::thread::current().id()));
+        std::fs::write(&file, text).unwrap();
+        let error = load(&file).unwrap_err().to_string();
+        std::fs::remove_file(&file).unwrap();
+        error
+    }
+
+    #[test]
+    fn the_printed_defaults_are_the_defaults_and_are_right() {
+        let parsed: Config = config::parse(&default_text(), Path::new("default")).unwrap();
+        assert_eq!(parsed.check(), Ok(()));
+        let sites = BTreeMap::from([("default".to_owned(), sample_site())]);
+        assert_eq!(parsed, Config { sites, ..Config::default() });
+    }
+
+    #[test]
+    fn a_node_without_a_site_is_told_what_to_write() {
+        let error = refusal("[node]\nname = \"a\"\n");
+        assert!(error.contains("`sites.default` is missing") && error.contains("origin = "), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_of_a_site_is_found_in_its_table() {
+        let site = "[cache]\nheuristic_fraction = 0.5\n[sites.\"cdn.example.org\"]\norigin = \"http://a\"\n";
+        let error = refusal(&format!("{site}heuristic_fraction = 7.0\n"));
+        assert!(error.contains(":5: `sites.cdn.example.org.heuristic_fraction`"), "{error}");
+    }
+
+    #[test]
+    fn a_name_that_is_no_token_is_refused() {
+        let site = "[sites.default]\norigin = \"http://a\"\n";
+        for name in ["", "two words", "7up", "a,b", "é"] {
+            let error = refusal(&format!("[node]\nname = \"{name}\"\n{site}"));
+            assert!(error.contains(":2: `node.name`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_level_that_is_none_is_refused() {
+        let error = refusal("[log]\nlevel = \"loud\"\n[sites.default]\norigin = \"http://a\"\n");
+        assert!(error.contains(":2: `log.level` is `loud`"), "{error}");
+    }
+}

@@ -1,0 +1,210 @@
+//! The node's listening sockets, the threads that serve them, and the file that tells where they are.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use skerry_core::config::PublicConfig;
+use skerry_core::lifecycle::Lifecycle;
+use skerry_core::listen::{Activated, Bound, bind};
+use skerry_core::metrics::ConnectionMetrics;
+use skerry_core::tls::Reloadable;
+use skerry_core::worker::{self, Handler, Shared, Socket};
+
+use crate::config::Config;
+
+/// Every socket of a node, bound and not yet served.
+pub struct Listeners {
+    public: Vec<Bound>,
+    tls: Vec<Bound>,
+    admin: Vec<Bound>,
+    /// The certificate of the TLS listeners, when there are any.
+    pub certificate: Option<Reloadable>,
+}
+
+impl Listeners {
+    /// Takes systemd's sockets by name (`public`, `tls`, `admin`), else binds what is configured.
+    pub fn bind(config: &Config, workers: usize) -> anyhow::Result<Self> {
+        let mut activated = Activated::from_environment().context("cannot take the sockets of systemd")?;
+        let mut bound = |name: &str,
+                         addresses: &[SocketAddr],
+                         workers: usize,
+                         key: &'static str|
+         -> anyhow::Result<Vec<Bound>> {
+            let given =
+                activated.take(name, workers).with_context(|| format!("cannot take the sockets `{name}`"))?;
+            if !given.is_empty() {
+                return Ok(given);
+            }
+            let made: Result<Vec<_>, _> =
+                addresses.iter().map(|address| bind(*address, workers, key)).collect();
+            Ok(made?)
+        };
+        let public = bound("public", &config.public.listen, workers, "public.listen")?;
+        let tls = bound("tls", &config.public.tls_listen, workers, "public.tls_listen")?;
+        let admin = bound("admin", &[config.admin.listen], 1, "admin.listen")?;
+        let beyond = admin.iter().find(|bound| !bound.address.ip().is_loopback());
+        if let Some(bound) = beyond
+            && config.admin.token_file.as_os_str().is_empty()
+        {
+            anyhow::bail!(
+                "the admin listener {} is not on loopback: `admin.token_file` must name a file",
+                bound.address
+            );
+        }
+        let certificate = if tls.is_empty() { None } else { Some(Reloadable::load(&config.public)?) };
+        Ok(Self { public, tls, admin, certificate })
+    }
+
+    /// Addresses by listener, with their real ports: what `/status` and `listeners.json` tell.
+    pub fn addresses(&self) -> serde_json::Value {
+        let texts = |bound: &[Bound]| bound.iter().map(|one| one.address.to_string()).collect::<Vec<_>>();
+        let admin = self.admin.first().map(|one| one.address.to_string());
+        serde_json::json!({ "public": texts(&self.public), "tls": texts(&self.tls), "admin": admin })
+    }
+
+    /// One line for each listener.
+    pub fn log(&self) {
+        for (name, listeners) in [("public", &self.public), ("tls", &self.tls), ("admin", &self.admin)] {
+            for one in listeners {
+                log::info!(listener:% = name, address:% = one.address; "listening");
+            }
+        }
+    }
+
+    /// The sockets of every worker, and those of the admin thread.
+    pub fn split(self, workers: usize) -> (Vec<Vec<Socket>>, Vec<Socket>) {
+        let mut shares: Vec<Vec<Socket>> = (0..workers).map(|_| Vec::new()).collect();
+        for (listeners, certificate) in [(self.public, None), (self.tls, self.certificate)] {
+            for bound in listeners {
+                for (share, listener) in shares.iter_mut().zip(bound.sockets) {
+                    share.push(Socket { listener, tls: certificate.clone() });
+                }
+            }
+        }
+        let admin = self.admin.into_iter().flat_map(|bound| bound.sockets);
+        (shares, admin.map(|listener| Socket { listener, tls: None }).collect())
+    }
+}
+
+/// What the threads of one listener share.
+pub fn shared<H: Handler>(
+    handler: Arc<H>,
+    config: PublicConfig,
+    lifecycle: Lifecycle,
+    metrics: ConnectionMetrics,
+) -> Arc<Shared<H>> {
+    Arc::new(Shared { handler, config, lifecycle, metrics, open: AtomicUsize::new(0) })
+}
+
+/// The admin listener's limits: few connections, small headers.
+pub fn admin_limits() -> PublicConfig {
+    PublicConfig {
+        listen: Vec::new(),
+        max_connections: 256,
+        max_header_bytes: 16 * 1024,
+        ..PublicConfig::default()
+    }
+}
+
+/// Starts a thread that serves `sockets` until its listener has drained.
+///
+/// When it ends before that, by an error or a panic, `node` drains: a node that lost a part of
+/// itself is not left half alive.
+pub fn serve<H: Handler>(
+    name: String,
+    shared: Arc<Shared<H>>,
+    sockets: Vec<Socket>,
+    node: (Lifecycle, Duration),
+) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
+    let ends = Ends { lifecycle: node.0, within: node.1 };
+    std::thread::Builder::new().name(name).spawn(move || {
+        let _ends = ends;
+        worker::run(shared, sockets)
+    })
+}
+
+/// Waits for such a thread; false when it did not end in order.
+pub fn joined(thread: JoinHandle<std::io::Result<()>>) -> bool {
+    let name = thread.thread().name().unwrap_or("a thread").to_owned();
+    match thread.join() {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            log::error!("{name} cannot serve: {error}");
+            false
+        }
+        Err(_) => {
+            log::error!("{name} panicked");
+            false
+        }
+    }
+}
+
+/// Drains the node when its thread ends; changes nothing when it drains already.
+struct Ends {
+    lifecycle: Lifecycle,
+    within: Duration,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.lifecycle.drain(self.within);
+    }
+}
+
+/// `listeners.json` in the data directory: there while the node serves, gone when it has ended.
+pub struct Announced(PathBuf);
+
+impl Announced {
+    /// Removes what a node that was killed left behind.
+    pub fn clear(data_dir: &Path) {
+        let _ = std::fs::remove_file(Self::path(data_dir));
+    }
+
+    /// Writes process id and addresses, so that a reader sees all of it or nothing.
+    pub fn write(data_dir: &Path, addresses: &serde_json::Value) -> anyhow::Result<Self> {
+        let mut value = addresses.clone();
+        value["pid"] = std::process::id().into();
+        let path = Self::path(data_dir);
+        let part = path.with_extension("json.part");
+        std::fs::write(&part, value.to_string())
+            .and_then(|()| std::fs::rename(&part, &path))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    fn path(data_dir: &Path) -> PathBuf {
+        data_dir.join("listeners.json")
+    }
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_worker_has_a_socket_of_every_address() {
+        let mut config = Config::default();
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.public.listen = vec![free, free];
+        config.admin.listen = free;
+        let listeners = Listeners::bind(&config, 3).unwrap();
+        let addresses = listeners.addresses();
+        assert_eq!(addresses["public"].as_array().unwrap().len(), 2);
+        assert_eq!(addresses["tls"].as_array().unwrap().len(), 0);
+        assert!(addresses["admin"].as_str().unwrap().starts_with("127.0.0.1:"));
+        let (shares, admin) = listeners.split(3);
+        assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 2]);
+        assert_eq!(admin.len(), 1);
+    }
+}

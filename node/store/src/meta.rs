@@ -1,0 +1,177 @@
+//! The metadata database: small records, with a log, so that a crash loses none that was written.
+//!
+//! What a record means is its owner's business; this room keeps bytes under keys, by [`Table`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rust_rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Direction, IteratorMode, Options,
+    WriteBatch, WriteOptions,
+};
+
+use crate::StoreError;
+use crate::ring::Db;
+
+/// Blocks of the metadata database in memory.
+const BLOCK_CACHE: usize = 32 << 20;
+const MEMTABLE: usize = 16 << 20;
+/// Bounds what is replayed when the node starts after a crash.
+const LOG: u64 = 64 << 20;
+
+/// The tables of the metadata database: one column family each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// Cached objects, by the cache's key.
+    Objects,
+    /// Extents of objects too long to list in their record.
+    Extents,
+    /// Purges by prefix and tag.
+    Purges,
+    /// Complete resources, by id.
+    Resources,
+    /// What is pinned: name to chunk ids.
+    Pins,
+    /// How many pins hold a chunk.
+    PinnedChunks,
+}
+
+impl Table {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Objects, Self::Extents, Self::Purges, Self::Resources, Self::Pins, Self::PinnedChunks];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Objects => "objects",
+            Self::Extents => "extents",
+            Self::Purges => "purges",
+            Self::Resources => "resources",
+            Self::Pins => "pins",
+            Self::PinnedChunks => "pinned-chunks",
+        }
+    }
+}
+
+/// One change of a batch.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Writes a record.
+    Put(Table, Vec<u8>, Vec<u8>),
+    /// Removes a record.
+    Delete(Table, Vec<u8>),
+}
+
+/// The metadata database; cheap to clone.
+#[derive(Clone)]
+pub struct Meta {
+    pub(crate) db: Arc<Db>,
+    cache: Cache,
+}
+
+impl Meta {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        let cache = Cache::new_lru_cache(BLOCK_CACHE);
+        let mut database = Options::default();
+        database.create_if_missing(true);
+        database.create_missing_column_families(true);
+        database.set_max_total_wal_size(LOG);
+        database.set_max_open_files(512);
+        database.set_keep_log_file_num(4);
+        database.set_max_log_file_size(16 << 20);
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&cache);
+        table.set_cache_index_and_filter_blocks(true);
+        table.set_bloom_filter(10.0, false);
+        table.set_format_version(6);
+        let mut options = Options::default();
+        options.set_block_based_table_factory(&table);
+        options.set_compression_type(DBCompressionType::None);
+        options.set_write_buffer_size(MEMTABLE);
+        let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), options.clone()));
+        let db = Db::open_cf_descriptors(&database, path, families)
+            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+        Ok(Self { db: Arc::new(db), cache })
+    }
+
+    /// A record.
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let family = self.db.cf_handle(table.name()).ok_or(StoreError::Closing)?;
+        Ok(self.db.get_cf(&family, key)?)
+    }
+
+    /// Writes one record; it survives a crash of the process.
+    pub fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        let family = self.db.cf_handle(table.name()).ok_or(StoreError::Closing)?;
+        Ok(self.db.put_cf(&family, key, value)?)
+    }
+
+    /// Removes one record.
+    pub fn delete(&self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        let family = self.db.cf_handle(table.name()).ok_or(StoreError::Closing)?;
+        Ok(self.db.delete_cf(&family, key)?)
+    }
+
+    /// Writes all changes or none. `sync` waits for the disk, so that they survive a power cut.
+    pub fn write(&self, changes: &[Change], sync: bool) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        for change in changes {
+            match change {
+                Change::Put(table, key, value) => {
+                    let family = self.db.cf_handle(table.name()).ok_or(StoreError::Closing)?;
+                    batch.put_cf(&family, key, value);
+                }
+                Change::Delete(table, key) => {
+                    let family = self.db.cf_handle(table.name()).ok_or(StoreError::Closing)?;
+                    batch.delete_cf(&family, key);
+                }
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(sync);
+        Ok(self.db.write_opt(&batch, &options)?)
+    }
+
+    /// Calls `each` with every record whose key begins with `prefix`, in key order, while it says true.
+    pub fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        mut each: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        let family = self.db.cf_handle(table.name()).ok_or(StoreError::Closing)?;
+        for entry in self.db.iterator_cf(&family, IteratorMode::From(prefix, Direction::Forward)) {
+            let (key, value) = entry?;
+            if !key.starts_with(prefix) || !each(&key, &value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with the records from key `from` on, in key order, while it says true.
+    pub fn scan_from(
+        &self,
+        table: Table,
+        from: &[u8],
+        mut each: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        let family = self.db.cf_handle(table.name()).ok_or(StoreError::Closing)?;
+        for entry in self.db.iterator_cf(&family, IteratorMode::From(from, Direction::Forward)) {
+            let (key, value) = entry?;
+            if !each(&key, &value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// About how many records a table holds.
+    pub fn estimated(&self, table: Table) -> u64 {
+        let Some(family) = self.db.cf_handle(table.name()) else { return 0 };
+        self.db.property_int_value_cf(&family, "rocksdb.estimate-num-keys").ok().flatten().unwrap_or(0)
+    }
+
+    pub(crate) fn cache_bytes(&self) -> u64 {
+        self.cache.get_usage() as u64
+    }
+}

@@ -1,0 +1,498 @@
+//! The store's door: put, read, pin, evict.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prometheus::Registry;
+use rust_rocksdb::ErrorKind;
+
+use crate::memory::MemoryTier;
+use crate::meta::{Change, Meta, Table};
+use crate::metrics::Metrics;
+use crate::ring::{Db, Ring};
+use crate::{ChunkId, StoreConfig, StoreError};
+
+/// How often the free space of the disk is asked for while chunks are written.
+const SPACE_CHECK: Duration = Duration::from_millis(100);
+
+/// What a chunk is kept for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Evicted in the ring's order.
+    Cache,
+    /// Never evicted.
+    Pinned,
+}
+
+/// Where a chunk was written: its id, and the generation as a hint for its reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Located {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Its generation when it was written; `None` when it is pinned.
+    pub generation: Option<u64>,
+}
+
+/// The chunk store; cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) config: StoreConfig,
+    pub(crate) ring: Ring,
+    pub(crate) meta: Meta,
+    pub(crate) memory: MemoryTier,
+    pub(crate) metrics: Metrics,
+    folder: rustix::fd::OwnedFd,
+    /// Pins are changed by one thread at a time.
+    pins: Mutex<()>,
+    space: Mutex<Space>,
+    /// Whether the last write was refused, so that one line is logged for a full disk.
+    refusing: AtomicBool,
+    evicting: AtomicBool,
+    reading: Mutex<HashMap<ChunkId, tokio::sync::watch::Receiver<()>>>,
+}
+
+struct Space {
+    checked: Option<Instant>,
+    free: u64,
+}
+
+impl Store {
+    /// Opens the store in `data_dir` (folders `meta` and `chunks`).
+    pub fn open(data_dir: &Path, config: &StoreConfig, registry: &Registry) -> Result<Self, StoreError> {
+        let folder_error = |error: &dyn std::fmt::Display| StoreError::Folder {
+            path: data_dir.to_owned(),
+            reason: error.to_string(),
+        };
+        std::fs::create_dir_all(data_dir).map_err(|error| folder_error(&error))?;
+        let folder = rustix::fs::open(data_dir, rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty())
+            .map_err(|error| folder_error(&error))?;
+        let meta = Meta::open(&data_dir.join("meta"))?;
+        let mut pinned = 0;
+        meta.scan(Table::PinnedChunks, b"", |_, value| {
+            pinned += pinned_record(value).map_or(0, |(_, length)| length);
+            true
+        })?;
+        let ring = Ring::open(&data_dir.join("chunks"), config, pinned)?;
+        let metrics = Metrics::new(registry).unwrap_or_else(|error| {
+            unreachable!("the store registers its metrics once in a registry: {error}")
+        });
+        metrics.capacity.set(config.capacity_bytes as i64);
+        let store = Self(Arc::new(Inner {
+            config: config.clone(),
+            ring,
+            meta,
+            memory: MemoryTier::new(config.memory_tier_bytes),
+            metrics,
+            folder,
+            pins: Mutex::new(()),
+            space: Mutex::new(Space { checked: None, free: u64::MAX }),
+            refusing: AtomicBool::new(false),
+            evicting: AtomicBool::new(false),
+            reading: Mutex::default(),
+        }));
+        store.refresh_metrics();
+        Ok(store)
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    /// The configuration it was opened with.
+    pub fn config(&self) -> &StoreConfig {
+        &self.0.config
+    }
+
+    /// The metadata database.
+    pub fn meta(&self) -> &Meta {
+        &self.0.meta
+    }
+
+    /// A hot chunk, without waiting: the path of most answers.
+    pub fn hot(&self, id: &ChunkId) -> Option<Bytes> {
+        self.0.memory.get(id)
+    }
+
+    /// A chunk from memory or disk, verified; `None` when it is not held (any more). Readers of
+    /// one cold chunk wait for one disk read.
+    pub async fn read(&self, chunk: Located) -> Result<Option<Bytes>, StoreError> {
+        let reads = &self.0.metrics.reads;
+        loop {
+            if let Some(bytes) = self.hot(&chunk.id) {
+                reads.with_label_values(&["memory"]).inc();
+                return Ok(Some(bytes));
+            }
+            let turn = {
+                let mut reading = self.0.reading.lock();
+                match reading.get(&chunk.id) {
+                    Some(other) => Err(other.clone()),
+                    None => {
+                        let (sender, receiver) = tokio::sync::watch::channel(());
+                        reading.insert(chunk.id, receiver);
+                        Ok(Turn { store: self.0.clone(), id: chunk.id, _sender: sender })
+                    }
+                }
+            };
+            match turn {
+                Ok(turn) => {
+                    let inner = self.0.clone();
+                    let read = blocking(move || inner.read_disk(chunk)).await?;
+                    drop(turn);
+                    reads
+                        .with_label_values(&[if matches!(read, Ok(Some(_))) { "disk" } else { "absent" }])
+                        .inc();
+                    return read;
+                }
+                // The other reader's end closes the channel; then the chunk is hot, or is read again.
+                Err(mut other) => {
+                    let _ = other.changed().await;
+                    if self.hot(&chunk.id).is_none() && self.0.memory.bytes() == 0 {
+                        let inner = self.0.clone();
+                        return blocking(move || inner.read_disk(chunk)).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hashes nothing: writes a chunk whose id is known. Blocks; for blocking threads.
+    pub fn put_blocking(&self, id: ChunkId, bytes: &Bytes) -> Result<Located, StoreError> {
+        let result = self.0.put(id, bytes);
+        self.0.note(&result);
+        result
+    }
+
+    /// Writes a chunk for the cache.
+    pub async fn put(&self, bytes: Bytes) -> Result<Located, StoreError> {
+        let store = self.clone();
+        blocking(move || store.put_blocking(ChunkId::of(&bytes), &bytes)).await?
+    }
+
+    /// Pins chunks that are held, under a name; durable when it returns. Pinning a name again
+    /// replaces what it held.
+    pub async fn pin(&self, name: &str, chunks: Vec<Located>) -> Result<(), StoreError> {
+        let (inner, name) = (self.0.clone(), name.to_owned());
+        blocking(move || inner.pin(&name, &chunks)).await?
+    }
+
+    /// Lets go of a name; chunks that no other name pins may be evicted from now on. False when
+    /// there is no such name.
+    pub async fn unpin(&self, name: &str) -> Result<bool, StoreError> {
+        let (inner, name) = (self.0.clone(), name.to_owned());
+        blocking(move || inner.unpin(&name)).await?
+    }
+
+    /// Whether a chunk can still be held: its generation is in the ring, or it is pinned.
+    pub fn may_hold(&self, chunk: &Located) -> Result<bool, StoreError> {
+        let in_ring = chunk.generation.is_some_and(|number| number >= self.0.ring.oldest());
+        Ok(in_ring || self.0.meta.get(Table::PinnedChunks, &chunk.id.0)?.is_some())
+    }
+
+    /// Whether writes are refused now (full disk, only pinned bytes left).
+    pub fn refusing(&self) -> bool {
+        self.0.refusing.load(Relaxed)
+    }
+
+    /// Flushes everything, at an orderly end.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let inner = self.0.clone();
+        blocking(move || inner.ring.flush()).await?
+    }
+
+    /// Brings the gauges up to date.
+    pub fn refresh_metrics(&self) {
+        let inner = &self.0;
+        let bytes = &inner.metrics.bytes;
+        bytes.with_label_values(&["memory", "cache"]).set(inner.memory.bytes() as i64);
+        bytes.with_label_values(&["disk", "cache"]).set(inner.ring.cached_bytes() as i64);
+        bytes.with_label_values(&["disk", "pinned"]).set(inner.ring.pinned.load(Relaxed) as i64);
+        let families = inner.ring.families();
+        let chunk_families = families.iter().map(String::as_str);
+        inner.refresh_rocksdb("chunks", &inner.ring.db, &chunk_families.collect::<Vec<_>>());
+        inner.refresh_rocksdb("meta", &inner.meta.db, &Table::ALL.map(Table::name));
+        let rocksdb = &inner.metrics.rocksdb;
+        rocksdb.with_label_values(&["meta", "block-cache-usage"]).set(inner.meta.cache_bytes() as i64);
+        rocksdb.with_label_values(&["chunks", "block-cache-usage"]).set(inner.ring.index_bytes() as i64);
+    }
+
+    /// Figures for `skerry store stats`.
+    pub fn stats(&self) -> serde_json::Value {
+        let inner = &self.0;
+        serde_json::json!({
+            "capacity_bytes": inner.config.capacity_bytes,
+            "cached_bytes": inner.ring.cached_bytes(),
+            "pinned_bytes": inner.ring.pinned.load(Relaxed),
+            "pinned_quota_bytes": inner.config.pinned_bytes,
+            "memory_bytes": inner.memory.bytes(),
+            "memory_chunks": inner.memory.len(),
+            "memory_tier_bytes": inner.config.memory_tier_bytes,
+            "generations": inner.ring.families().len() - 1,
+            "objects": inner.meta.estimated(Table::Objects),
+            "resources": inner.meta.estimated(Table::Resources),
+            "evictions": inner.metrics.evictions.get(),
+            "verify_failures": inner.metrics.verify_failures.get(),
+            "write_failures": inner.metrics.write_failures.get(),
+            "refusing_writes": self.refusing(),
+        })
+    }
+}
+
+impl Inner {
+    /// RocksDB's figures of one database: some of every family, added up, some of the whole.
+    fn refresh_rocksdb(&self, database: &str, db: &Db, families: &[&str]) {
+        for property in ["cur-size-all-mem-tables", "estimate-table-readers-mem", "total-blob-file-size"] {
+            let of_family = |name: &&str| {
+                let family = db.cf_handle(name)?;
+                db.property_int_value_cf(&family, format!("rocksdb.{property}").as_str()).ok().flatten()
+            };
+            let sum: u64 = families.iter().filter_map(of_family).sum();
+            self.metrics.rocksdb.with_label_values(&[database, property]).set(sum as i64);
+        }
+        for property in ["num-running-flushes", "background-errors"] {
+            if let Ok(Some(value)) = db.property_int_value(format!("rocksdb.{property}").as_str()) {
+                self.metrics.rocksdb.with_label_values(&[database, property]).set(value as i64);
+            }
+        }
+    }
+
+    /// Reads a chunk from the first place that has a sound copy; damaged copies are dropped where
+    /// they stand, and only there.
+    fn read_disk(&self, chunk: Located) -> Result<Option<Bytes>, StoreError> {
+        let look = |family: &str, generation| -> Result<Option<Bytes>, StoreError> {
+            let reason = match self.ring.get_from(family, &chunk.id) {
+                Ok(Some(bytes)) if ChunkId::of(&bytes) == chunk.id => {
+                    self.memory.insert(chunk.id, bytes.clone(), generation);
+                    return Ok(Some(bytes));
+                }
+                Ok(Some(_)) => "it fails its hash".to_owned(),
+                Ok(None) => return Ok(None),
+                Err(StoreError::Database(error)) if error.kind() == ErrorKind::Corruption => {
+                    error.to_string()
+                }
+                Err(error) => return Err(error),
+            };
+            self.damaged(family, &chunk.id, &reason)?;
+            Ok(None)
+        };
+        if let Some(number) = chunk.generation
+            && let Some(bytes) = look(&Ring::generation(number), Some(number))?
+        {
+            return Ok(Some(bytes));
+        }
+        for (family, generation) in self.ring.places(chunk.generation) {
+            if let Some(bytes) = look(&family, generation)? {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reports, counts and removes a damaged copy of a chunk.
+    pub(crate) fn damaged(&self, family: &str, id: &ChunkId, reason: &str) -> Result<(), StoreError> {
+        log::error!(chunk:% = id, family:% = family; "a stored chunk is damaged and dropped: {reason}");
+        self.metrics.verify_failures.inc();
+        self.memory.remove(id);
+        self.ring.remove_from(family, id)
+    }
+
+    fn put(&self, id: ChunkId, bytes: &Bytes) -> Result<Located, StoreError> {
+        let pressed = self.free() < self.config.reserve_bytes;
+        self.evict(pressed)?;
+        if pressed && self.free() < self.config.reserve_bytes {
+            return Err(StoreError::DiskFull { free: self.free(), reserve: self.config.reserve_bytes });
+        }
+        let generation = Some(self.ring.put(&id, bytes)?);
+        self.metrics.written.inc_by(bytes.len() as u64);
+        self.memory.insert(id, bytes.clone(), generation);
+        Ok(Located { id, generation })
+    }
+
+    /// Drops generations until the ring is within its share; hot chunks are written again first.
+    fn evict(&self, pressed: bool) -> Result<(), StoreError> {
+        while let Some(number) = self.ring.overgrown(pressed)? {
+            if self.evicting.swap(true, Relaxed) {
+                return Ok(());
+            }
+            let result = self.evict_generation(number, pressed);
+            self.evicting.store(false, Relaxed);
+            result?;
+            if pressed {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn evict_generation(&self, number: u64, pressed: bool) -> Result<(), StoreError> {
+        let hot = if pressed { Vec::new() } else { self.memory.of_generation(number) };
+        for (id, bytes) in hot {
+            let generation = Some(self.ring.put(&id, &bytes)?);
+            self.metrics.written.inc_by(bytes.len() as u64);
+            self.memory.insert(id, bytes, generation);
+        }
+        let dropped = self.ring.drop_generation(number)?;
+        self.metrics.evictions.inc_by(dropped.chunks);
+        self.space.lock().checked = None;
+        log::debug!(generation = number, chunks = dropped.chunks; "evicted a generation");
+        Ok(())
+    }
+
+    /// Free bytes of the store's disk, asked for at most ten times a second.
+    fn free(&self) -> u64 {
+        let mut space = self.space.lock();
+        if space.checked.is_none_or(|at| at.elapsed() > SPACE_CHECK) {
+            space.free = rustix::fs::fstatvfs(&self.folder).map_or(u64::MAX, |fs| fs.f_bavail * fs.f_frsize);
+            space.checked = Some(Instant::now());
+        }
+        space.free
+    }
+
+    /// Logs the first refusal and the recovery, and counts each refusal.
+    fn note(&self, result: &Result<Located, StoreError>) {
+        match result {
+            Ok(_) => {
+                if self.refusing.swap(false, Relaxed) {
+                    log::info!("the store takes chunks again");
+                }
+            }
+            Err(error) => {
+                self.metrics.write_failures.inc();
+                if !self.refusing.swap(true, Relaxed) {
+                    log::error!("chunks are not stored, fills pass through uncached: {error}");
+                }
+                if matches!(error, StoreError::Database(_)) {
+                    // A full disk puts RocksDB into read-only mode until it is told to go on.
+                    let _ = self.ring.db.resume();
+                    let _ = self.meta.db.resume();
+                }
+            }
+        }
+    }
+
+    fn pin(&self, name: &str, chunks: &[Located]) -> Result<(), StoreError> {
+        let _one_at_a_time = self.pins.lock();
+        let mut changes = Vec::new();
+        let mut counts: HashMap<ChunkId, (u64, u64)> = HashMap::new();
+        let mut added = 0;
+        for chunk in chunks {
+            if counts.contains_key(&chunk.id) {
+                continue;
+            }
+            let held = self.meta.get(Table::PinnedChunks, &chunk.id.0)?;
+            let held = held.as_deref().and_then(pinned_record);
+            if let Some((count, length)) = held
+                && self.ring.holds_pinned(&chunk.id)?
+            {
+                counts.insert(chunk.id, (count, length));
+                continue;
+            }
+            let Some(bytes) =
+                self.memory.get(&chunk.id).map_or_else(|| self.read_disk(*chunk), |hot| Ok(Some(hot)))?
+            else {
+                return Err(StoreError::Missing(chunk.id));
+            };
+            let length = bytes.len() as u64;
+            let used = self.ring.pinned.load(Relaxed) + added;
+            if used + length > self.config.pinned_bytes {
+                return Err(StoreError::PinnedFull { used, quota: self.config.pinned_bytes, asked: length });
+            }
+            if self.free() < self.config.reserve_bytes {
+                return Err(StoreError::DiskFull { free: self.free(), reserve: self.config.reserve_bytes });
+            }
+            self.ring.put_pinned(&chunk.id, &bytes)?;
+            // A chunk that was pinned already and had been lost is counted already.
+            added += if held.is_some() { 0 } else { length };
+            counts.insert(chunk.id, (held.map_or(0, |(count, _)| count), length));
+        }
+        self.ring.flush_pinned()?;
+        let before = self.meta.get(Table::Pins, name.as_bytes())?;
+        let before: Vec<ChunkId> =
+            before.and_then(|record| postcard::from_bytes(&record).ok()).unwrap_or_default();
+        for id in counts.keys() {
+            let (count, length) = counts[id];
+            let count = count + u64::from(!before.contains(id));
+            changes.push(Change::Put(Table::PinnedChunks, id.0.to_vec(), record(count, length)));
+        }
+        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.id).collect();
+        let value = postcard::to_stdvec(&ids).map_err(|_| StoreError::Record)?;
+        changes.push(Change::Put(Table::Pins, name.as_bytes().to_vec(), value));
+        let dropped: Vec<ChunkId> = before.into_iter().filter(|id| !counts.contains_key(id)).collect();
+        let gone = self.release(&dropped, &mut changes)?;
+        self.meta.write(&changes, true)?;
+        self.ring.pinned.fetch_add(added, Relaxed);
+        self.forget_pinned(&gone)
+    }
+
+    fn unpin(&self, name: &str) -> Result<bool, StoreError> {
+        let _one_at_a_time = self.pins.lock();
+        let Some(value) = self.meta.get(Table::Pins, name.as_bytes())? else { return Ok(false) };
+        let ids: Vec<ChunkId> = postcard::from_bytes(&value).map_err(|_| StoreError::Record)?;
+        let mut changes = vec![Change::Delete(Table::Pins, name.as_bytes().to_vec())];
+        let gone = self.release(&ids, &mut changes)?;
+        self.meta.write(&changes, true)?;
+        self.forget_pinned(&gone)?;
+        Ok(true)
+    }
+
+    /// Adds the changes that take one pin off each chunk; returns those that no pin holds then.
+    fn release(&self, ids: &[ChunkId], changes: &mut Vec<Change>) -> Result<Vec<(ChunkId, u64)>, StoreError> {
+        let mut gone = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        for id in ids.iter().filter(|id| seen.insert(**id)) {
+            match self.meta.get(Table::PinnedChunks, &id.0)?.as_deref().and_then(pinned_record) {
+                Some((count, length)) if count > 1 => {
+                    changes.push(Change::Put(Table::PinnedChunks, id.0.to_vec(), record(count - 1, length)));
+                }
+                Some((_, length)) => {
+                    changes.push(Change::Delete(Table::PinnedChunks, id.0.to_vec()));
+                    gone.push((*id, length));
+                }
+                None => {}
+            }
+        }
+        Ok(gone)
+    }
+
+    fn forget_pinned(&self, gone: &[(ChunkId, u64)]) -> Result<(), StoreError> {
+        for (id, length) in gone {
+            self.ring.delete_pinned(id)?;
+            self.ring.pinned.fetch_sub(*length, Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// One reader's turn at a cold chunk; its end lets the others look again.
+struct Turn {
+    store: Arc<Inner>,
+    id: ChunkId,
+    _sender: tokio::sync::watch::Sender<()>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.store.reading.lock().remove(&self.id);
+    }
+}
+
+/// Runs disk or hash work on a blocking thread.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closing)
+}
+
+/// How many pins hold a chunk, and its length.
+fn pinned_record(value: &[u8]) -> Option<(u64, u64)> {
+    let (count, length) = value.split_at_checked(8)?;
+    Some((u64::from_be_bytes(count.try_into().ok()?), u64::from_be_bytes(length.try_into().ok()?)))
+}
+
+fn record(count: u64, length: u64) -> Vec<u8> {
+    [count.to_be_bytes(), length.to_be_bytes()].concat()
+}
