@@ -11,6 +11,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 export PATH := $(CACHE)/bin:$(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
 export SKERRY_BIN ?= $(CARGO_TARGET_DIR)/release/skerry
 export SKERRY_CACHE_TESTS ?= $(CACHE)/http-cache-tests/node_modules/http-cache-tests
+export SKERRY_SWIFT ?= $(CACHE)/swift
 
 # Always the release profile and the whole workspace: cargo unifies the features of what it is
 # asked to build, so another selection may want other features of a shared dependency and then
@@ -20,6 +21,7 @@ ALL := --release --workspace
 NEXTEST := 0.9.143
 DENY := 0.20.2
 SUITE := 0.4.5
+SWIFT := 2.38.3
 
 # Of `make run`: what is cached (a sample folder when empty), and where it listens.
 ORIGIN ?=
@@ -61,11 +63,16 @@ setup: ## install what a build needs (Debian packages; only those that are missi
 
 setup-test: setup ## install what the tests need
 	@$(call install, nginx=nginx wrk=wrk nodejs=node npm=npm e2fsprogs=mkfs.ext4 mount=mount \
-	    util-linux=prlimit iproute2=ss procps=pgrep)
+	    util-linux=prlimit iproute2=ss procps=pgrep python3-venv=/usr/lib/python3.*/ensurepip)
 	if [[ ! -f $(SKERRY_CACHE_TESTS)/cli.mjs ]]; then
 	    echo "installing http-cache-tests $(SUITE) from npm"
 	    mkdir -p $(CACHE)/http-cache-tests
 	    npm install --silent --no-audit --no-fund --prefix $(CACHE)/http-cache-tests http-cache-tests@$(SUITE)
+	fi
+	if [[ ! -x $(SKERRY_SWIFT)/bin/swift-proxy-server ]]; then
+	    echo "installing OpenStack Swift $(SWIFT) from PyPI, the S3 server of the tests"
+	    /usr/bin/python3 -m venv $(SKERRY_SWIFT)
+	    $(SKERRY_SWIFT)/bin/pip install --quiet --disable-pip-version-check swift==$(SWIFT)
 	fi
 	if ! cargo nextest --version >/dev/null 2>&1; then
 	    echo "installing cargo-nextest $(NEXTEST)"
@@ -119,9 +126,9 @@ lint: lint-fast setup-lint ## formatting, clippy, docs, and the walls of deny.to
 audit: setup-lint ## known vulnerabilities of the dependencies (fetches RustSec's database)
 	@cargo deny check advisories
 
-bench: setup-test ## layouts of the store, and the node against nginx (half an hour, a quiet machine)
+bench: setup-test ## the store, its layouts, and the node against nginx (half an hour, a quiet machine)
 	@cargo build $(ALL) --bins
-	cargo bench --workspace --bench layout --bench speed
+	cargo bench --workspace --bench layout --bench store --bench speed
 
 clean: ## remove build output and what `make run` made; tools stay
 	@rm -rf -- "$(CARGO_TARGET_DIR)" "$(CACHE)/run" "$(CACHE)/sample"

@@ -34,6 +34,7 @@ pub struct NodeBuilder {
     sections: Vec<(String, Fields)>,
     data_dir: Option<PathBuf>,
     token: Option<String>,
+    environment: Fields,
 }
 
 type Fields = Vec<(String, String)>;
@@ -72,6 +73,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Sets a variable in the environment of the node.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Writes the configuration and starts nothing.
     pub fn write(mut self) -> Node {
         let folder =
@@ -99,6 +106,7 @@ impl NodeBuilder {
             data_dir,
             config,
             token,
+            environment: builder.environment,
             child: None,
             reader: None,
             stderr: Arc::new(Mutex::new(Vec::new())),
@@ -132,6 +140,7 @@ pub struct Node {
     data_dir: PathBuf,
     config: PathBuf,
     token: Option<String>,
+    environment: Fields,
     child: Option<Child>,
     reader: Option<JoinHandle<()>>,
     stderr: Arc<Mutex<Vec<String>>>,
@@ -141,7 +150,7 @@ pub struct Node {
 impl Node {
     /// A node whose default site has `origin`, with the smallest settings that serve.
     pub fn with_origin(origin: &str) -> NodeBuilder {
-        NodeBuilder { sections: Vec::new(), data_dir: None, token: None }
+        NodeBuilder { sections: Vec::new(), data_dir: None, token: None, environment: Fields::new() }
             .text("node", "name", "skerry")
             .set("node", "drain_seconds", 10)
             .text("log", "level", "info")
@@ -169,10 +178,17 @@ impl Node {
     }
 
     fn try_start(&mut self) -> io::Result<()> {
-        let mut child = clean(binary())
+        let mut command = clean(binary());
+        // What somebody has set for a bucket of his own is not for this node.
+        let foreign = std::env::vars_os().map(|(name, _)| name);
+        for name in foreign.filter(|name| name.to_string_lossy().starts_with("AWS_")) {
+            command.env_remove(name);
+        }
+        let mut child = command
             .arg("run")
             .arg("--config")
             .arg(&self.config)
+            .envs(self.environment.iter().cloned())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use skerry_tests::content;
 use skerry_tests::node::Node;
 use skerry_tests::origin::Origin;
+use skerry_tests::raw::Response;
 use skerry_tests::reply::{Reply, http_date};
 use skerry_tests::wait;
 
@@ -115,6 +116,23 @@ fn a_client_that_names_a_date_is_answered_by_last_modified() {
     // RFC 9110 §13.1.3: a recipient ignores the date when there is an entity tag to compare.
     let both = [("If-Modified-Since", modified.as_str()), ("If-None-Match", "\"zero\"")];
     assert_eq!(node.get_with("/a", &both).status, 200);
+    assert_eq!(origin.count("/a"), 1);
+}
+
+#[test]
+fn without_last_modified_the_date_of_the_response_is_compared() {
+    let made = SystemTime::now() - Duration::from_secs(100);
+    let date = http_date(made);
+    let earlier = http_date(made - Duration::from_secs(1000));
+    let origin = Origin::start();
+    origin.reply("/a", Reply::ok("content").header("Date", &date).fresh());
+    let node = Node::in_front_of(&origin).start();
+    node.get("/a");
+    node.hit("/a");
+
+    assert_eq!(node.get_with("/a", &[("If-Modified-Since", date.as_str())]).status, 304);
+    // RFC 9111 §4.3.2: the stored response may well be newer than what this client has.
+    assert_eq!(node.get_with("/a", &[("If-Modified-Since", earlier.as_str())]).status, 200);
     assert_eq!(origin.count("/a"), 1);
 }
 
@@ -237,6 +255,71 @@ fn an_unsafe_method_that_succeeds_invalidates() {
 
     let last = origin.requests_for("/thing");
     assert_eq!(last[2].body, b"body");
+}
+
+#[test]
+fn the_answer_to_a_post_that_is_the_new_content_answers_later_gets() {
+    let origin = Origin::start();
+    origin.serve("/thing", |request| {
+        let reply = Reply::ok(format!("{} {}", request.method, request.number)).etag("one").fresh();
+        match request.header("x-location") {
+            Some(location) => reply.header("Content-Location", location),
+            None => reply,
+        }
+    });
+    let node = Node::in_front_of(&origin).start();
+    let post = |location| {
+        let fields = [("X-Location", location), ("Content-Type", "text/plain")];
+        node.fetch("POST", "/thing", &fields, b"body").expect("an answer")
+    };
+    let is_stored = |answer: &Response| answer.cache_status().contains(&"stored".to_owned());
+    assert_eq!(node.get("/thing").text(), "GET 0");
+    node.hit("/thing");
+
+    let posted = post("/thing");
+    assert_eq!((posted.status, posted.text().as_str()), (200, "POST 1"));
+    assert_eq!(posted.cache_status_value("fwd").as_deref(), Some("method"));
+    assert!(is_stored(&posted));
+    let hit = node.get("/thing");
+    assert!(hit.is_hit());
+    assert_eq!((hit.status, hit.text().as_str()), (200, "POST 1"));
+    assert_eq!(hit.header("content-location"), Some("/thing"));
+    assert_eq!(node.get_with("/thing", &[("If-None-Match", "\"one\"")]).status, 304);
+
+    // No POST is answered from the store; one that speaks of another URL only invalidates.
+    let elsewhere = post("/other");
+    assert_eq!(elsewhere.text(), "POST 2");
+    assert!(!is_stored(&elsewhere));
+    assert_eq!(node.get("/thing").text(), "GET 3");
+    assert_eq!(origin.count("/thing"), 4);
+}
+
+#[test]
+fn the_answer_to_a_post_is_kept_only_where_the_origin_says_so() {
+    let origin = Origin::start();
+    let long = content::bytes(6, 0, 3_000_000);
+    let at = |path: &'static str, reply: Reply| (path, reply.header("Content-Location", path));
+    let replies = [
+        ("/silent", Reply::ok("x").fresh()),
+        at("/undated", Reply::ok("x").etag("one")),
+        at("/private", Reply::ok("x").cache_control("private, max-age=60")),
+        at("/created", Reply::status(201).fresh()),
+        at("/long", Reply::ok(long.clone()).fresh()),
+        at("/chunked", Reply::ok("x").chunked().fresh()),
+    ];
+    for (path, reply) in &replies {
+        origin.reply(path, reply.clone());
+    }
+    let node = Node::in_front_of(&origin).start();
+    for (path, _) in &replies {
+        let posted = node.fetch("POST", path, &[], b"body").expect("an answer");
+        assert!(posted.complete, "{path}");
+        if *path == "/long" {
+            content::assert_same(path, &posted.body, &long);
+        }
+        assert!(!posted.cache_status().contains(&"stored".to_owned()), "{path}");
+        assert!(!node.get(path).is_hit(), "{path}");
+    }
 }
 
 #[test]

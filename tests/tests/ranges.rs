@@ -173,3 +173,28 @@ fn a_range_of_an_unknown_object_is_right_even_if_the_origin_knows_no_ranges() {
     assert_eq!(part.status, 206);
     content::assert_same("the part", &part.body, &body[1000..2000]);
 }
+
+#[test]
+fn a_stored_part_is_completed_with_the_rest_alone_only_where_a_tag_ties_them() {
+    let body = content::bytes(13, 0, LENGTH);
+    let origin = Origin::start();
+    let plain = Reply::ok(body.clone()).ranges().fresh();
+    origin.reply("/tagged", plain.clone().etag("one"));
+    origin.reply("/plain", plain);
+    let node = Node::in_front_of(&origin).start();
+    let completed = |path| {
+        let first = [("Range", "bytes=0-4")];
+        node.get_with(path, &first);
+        node.hit_with(path, &first);
+        let whole = node.get(path);
+        assert_eq!(whole.status, 200);
+        content::assert_same(path, &whole.body, &body);
+        origin.requests_for(path).pop().expect("a request")
+    };
+
+    let rest = completed("/tagged");
+    assert_eq!(rest.header("range"), Some("bytes=5-"));
+    assert_eq!(rest.header("if-range"), Some("\"one\""));
+    // RFC 9111 §3.4: without a strong validator parts are not combined, and the rest is of no use.
+    assert_eq!(completed("/plain").header("range"), None);
+}

@@ -55,6 +55,10 @@ impl Role for Cache {
         Ok(())
     }
 
+    fn settle(&self) {
+        self.tallies.settle();
+    }
+
     fn status(&self) -> serde_json::Value {
         let sites = self.sites.load();
         let (mut requests, mut hits, mut client_bytes, mut origin_bytes) = (0, 0, 0, 0);

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use skerry_core::connection::Connection;
 use skerry_core::{Body, BodyError};
 
@@ -24,7 +24,7 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    pub(crate) fn of(request: &Request<Incoming>, connection: &Connection) -> Self {
+    pub(crate) fn of(request: &Request<Body>, connection: &Connection) -> Self {
         Self {
             method: request.method().clone(),
             uri: request.uri().to_string(),

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use prometheus::Registry;
 use skerry_core::{Body, problem};
@@ -20,6 +19,7 @@ use crate::config::{CacheConfig, SiteConfig};
 use crate::error::CacheError;
 use crate::fetch::Flights;
 use crate::index::{Index, Key};
+use crate::lane::Tallies;
 use crate::metrics::{CacheResult, Metrics};
 use crate::object::{Object, Variant, now_ms};
 use crate::origin::{self, HttpClient, Origin};
@@ -65,6 +65,7 @@ pub struct Cache {
     pub(crate) node_name: String,
     client: HttpClient,
     pub(crate) metrics: Metrics,
+    pub(crate) tallies: Tallies,
     pub(crate) access_log: bool,
 }
 
@@ -118,6 +119,7 @@ impl Cache {
             node_name: parts.node_name,
             client,
             metrics,
+            tallies: Tallies::default(),
             access_log: parts.access_log,
         });
         cache.background.spawn(sweep(Arc::downgrade(&cache)));
@@ -135,7 +137,7 @@ impl Cache {
         Ok(())
     }
 
-    pub(crate) async fn route(self: &Arc<Self>, request: Request<Incoming>) -> (Option<Arc<Site>>, Done) {
+    pub(crate) async fn route(self: &Arc<Self>, request: Request<Body>) -> (Option<Arc<Site>>, Done) {
         let refuse = |status, detail: &str| Done {
             response: problem::response(status, detail),
             result: CacheResult::Pass,

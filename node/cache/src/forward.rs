@@ -1,12 +1,11 @@
-//! What the store alone cannot answer: flights to the origin and their landings, HEAD, the other
-//! methods, and what is served when the origin fails.
+//! What the store alone cannot answer: flights to the origin and their landings, HEAD, and what is
+//! served when the origin fails.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use hyper::body::{Body as HttpBody, Incoming};
 use skerry_core::{Body, problem};
 
 use crate::answer::{answer, relay_part};
@@ -20,7 +19,6 @@ use crate::object::{Object, Times, Variant, now_ms};
 use crate::rfc::cache_status::{CacheStatus, Fwd};
 use crate::rfc::directives::{RequestDirectives, ResponseDirectives};
 use crate::rfc::fields::{HeadEffect, ensure_date, strip_hop_by_hop, update_from_head};
-use crate::rfc::invalidation::{invalidation_targets, is_safe};
 use crate::rfc::range::{ByteRangeSpec, RawRanges, requested};
 use crate::rfc::reuse::Reuse;
 use crate::rfc::vary::{VaryFields, secondary_key};
@@ -283,44 +281,8 @@ impl Cache {
         Done { response, result: CacheResult::Pass }
     }
 
-    /// Other methods go to the origin; unsafe ones invalidate (RFC 9111 §4.4).
-    pub(crate) async fn pass(
-        self: &Arc<Self>,
-        site: &Arc<Site>,
-        host: &str,
-        head: Head,
-        body: Incoming,
-    ) -> Done {
-        let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-        let headers = self.origin_headers(&head.headers);
-        let method = head.method.clone();
-        let body = if body.is_end_stream() { Body::Empty } else { Body::stream(body) };
-        let response = self.on_background(site, method.clone(), target.clone(), headers, body).await;
-        let mut response = match response {
-            Ok(response) => response,
-            Err(error) => {
-                let mut response = problem::response(error.status(), &error.to_string());
-                CacheStatus { fwd: Some(Fwd::Method), ..CacheStatus::default() }
-                    .append_to(response.headers_mut());
-                return Done { response, result: CacheResult::Pass };
-            }
-        };
-        if !is_safe(&method) {
-            let own = [host, site.origin.authority()];
-            for target in invalidation_targets(&method, response.status(), &own, &target, response.headers())
-            {
-                self.forget(site, Key { site: site.name.clone(), target: target.into() }, None).await;
-            }
-        }
-        ensure_date(response.headers_mut(), now_ms() / 1000);
-        strip_hop_by_hop(response.headers_mut());
-        CacheStatus { fwd: Some(Fwd::Method), fwd_status: Some(response.status()), ..CacheStatus::default() }
-            .append_to(response.headers_mut());
-        Done { response, result: CacheResult::Pass }
-    }
-
     /// An exchange on the background runtime, where the origins' connections live.
-    async fn on_background(
+    pub(crate) async fn on_background(
         self: &Arc<Self>,
         site: &Arc<Site>,
         method: Method,

@@ -5,16 +5,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderName, Method, Request, Response, StatusCode, header};
-use hyper::body::{Body as HttpBody, Incoming};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use hyper::body::Body as _;
 use skerry_core::Body;
 use skerry_core::connection::Connection;
 use skerry_core::worker::Handler;
 
 use crate::ending::{Access, Ending};
 use crate::engine::{Cache, Done};
+use crate::lane::{HotLane, takes_the_long_way};
 use crate::metrics::CacheResult;
-use crate::object::{Object, now_ms};
+use crate::object::{Entry, Object, now_ms};
 use crate::request::is_plain;
 use crate::rfc::cache_status::{CacheStatus, Fwd};
 use crate::rfc::directives::RequestDirectives;
@@ -23,9 +24,15 @@ use crate::rfc::reuse::{Reuse, reuse};
 use crate::site::Site;
 
 impl Handler for Cache {
+    type Lane = HotLane;
+
+    fn lane(self: &Arc<Self>) -> HotLane {
+        HotLane::new(self.clone())
+    }
+
     fn handle(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<Body>,
         connection: Arc<Connection>,
     ) -> impl Future<Output = Response<Body>> + Send {
         let started = Instant::now();
@@ -45,11 +52,21 @@ impl Handler for Cache {
     }
 }
 
+/// What a hot hit answers with.
+pub(crate) struct Hot {
+    pub(crate) object: Arc<Object>,
+    /// Seconds.
+    pub(crate) age: u64,
+    /// Seconds of freshness left.
+    pub(crate) ttl: i64,
+    pub(crate) body: Bytes,
+}
+
 impl Cache {
     /// The answer that nothing has to be waited for: a fresh object, wholly in memory as one
     /// chunk, asked for without conditions. Most requests end here; what it declines, and every
     /// odd request, takes the long way, which says the same more slowly.
-    fn hot_hit(self: &Arc<Self>, request: &Request<Incoming>) -> Option<(Arc<Site>, Done)> {
+    fn hot_hit(self: &Arc<Self>, request: &Request<Body>) -> Option<(Arc<Site>, Done)> {
         let headers = request.headers();
         if request.method() != Method::GET
             || request.uri().authority().is_some()
@@ -59,7 +76,7 @@ impl Cache {
         }
         let mut hosts = headers.get_all(header::HOST).iter();
         let (host, None) = (hosts.next()?.to_str().ok()?, hosts.next()) else { return None };
-        if !is_plain(host) || headers.keys().any(takes_the_long_way) {
+        if !is_plain(host) || headers.keys().any(|name| takes_the_long_way(name.as_str())) {
             return None;
         }
         let sites = self.sites.load();
@@ -69,26 +86,32 @@ impl Cache {
             return None;
         }
         let entry = self.index.hot(&site.name, target)?;
-        let object = self.index.select(site, target, &entry, headers)?;
-        if object.outdated.load(Relaxed) || object.status != StatusCode::OK {
-            return None;
-        }
-        let now = now_ms();
-        let age = object.age(now);
-        let Reuse::Fresh { ttl } =
-            reuse(&RequestDirectives::default(), &object.directives, object.lifetime, age, &site.windows)
-        else {
-            return None;
-        };
-        let length = object.body.length()?;
-        let body = if length == 0 { Body::Empty } else { Body::Full(self.hot_body(&object, length)?) };
-        let mut response = Response::new(body);
+        let Hot { object, age, ttl, body } = self.hot(site, target, &entry, headers)?;
+        let length = body.len();
+        let mut response = Response::new(body.into());
         let fields = response.headers_mut();
         *fields = object.headers.clone();
         fields.insert(header::CONTENT_LENGTH, length.into());
         set_age(fields, age);
         CacheStatus { hit: true, ttl: Some(ttl), ..CacheStatus::default() }.append_to(fields);
         Some((site.clone(), Done { response, result: CacheResult::Hit }))
+    }
+
+    /// What a request selects, when it is fresh and wholly in memory as one chunk.
+    pub(crate) fn hot(&self, site: &Site, target: &str, entry: &Entry, headers: &HeaderMap) -> Option<Hot> {
+        let object = self.index.select(site, target, entry, headers)?;
+        if object.outdated.load(Relaxed) || object.status != StatusCode::OK {
+            return None;
+        }
+        let age = object.age(now_ms());
+        let Reuse::Fresh { ttl } =
+            reuse(&RequestDirectives::default(), &object.directives, object.lifetime, age, &site.windows)
+        else {
+            return None;
+        };
+        let length = object.body.length()?;
+        let body = if length == 0 { Bytes::new() } else { self.hot_body(&object, length)? };
+        Some(Hot { object, age, ttl, body })
     }
 
     fn hot_body(&self, object: &Object, length: u64) -> Option<Bytes> {
@@ -98,7 +121,7 @@ impl Cache {
 
     async fn slow(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<Body>,
         connection: Arc<Connection>,
         started: Instant,
     ) -> Response<Body> {
@@ -130,20 +153,4 @@ impl Cache {
         let ending = Ending { started, site, access, bytes: 0 };
         response.map(|body| ending.over(body))
     }
-}
-
-/// Fields whose meaning only the long way knows.
-fn takes_the_long_way(name: &HeaderName) -> bool {
-    matches!(
-        *name,
-        header::RANGE
-            | header::IF_NONE_MATCH
-            | header::IF_MODIFIED_SINCE
-            | header::IF_MATCH
-            | header::IF_UNMODIFIED_SINCE
-            | header::CACHE_CONTROL
-            | header::PRAGMA
-            | header::TRANSFER_ENCODING
-            | header::CONTENT_LENGTH
-    ) || name.as_str() == "want-repr-digest"
 }

@@ -5,7 +5,7 @@
 //! and its body read from the store, from a running fill, or by asking the origin for the missing
 //! slices ([`body`]). One fetch from the origin ([`fetch`]) feeds every client that waits for it.
 //! The sequence of it all is [`engine`],
-//! its front door `hit`, its way to the origin `forward`.
+//! its front door `hit`, its way to the origin `forward`, for other methods than GET and HEAD `pass`.
 
 pub mod admin;
 pub mod answer;
@@ -21,9 +21,11 @@ mod forward;
 mod hit;
 mod holding;
 pub mod index;
+mod lane;
 pub mod metrics;
 pub mod object;
 pub mod origin;
+mod pass;
 mod pump;
 pub mod purge;
 pub mod request;

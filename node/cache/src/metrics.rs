@@ -1,5 +1,8 @@
 //! Metrics of the cache role. The hot path touches counters that were looked up beforehand.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 use skerry_core::metrics::register;
 
@@ -33,6 +36,8 @@ pub struct Metrics {
     /// From the request's header to the answer's header, seconds.
     pub ttfb: Histogram,
     duration: HistogramVec,
+    /// Names of sites, in the order in which they were first seen.
+    names: Arc<Mutex<Vec<String>>>,
 }
 
 /// One site's counters.
@@ -93,6 +98,16 @@ impl Metrics {
                     &["site"],
                 )?,
             )?,
+            names: Arc::default(),
+        })
+    }
+
+    /// A small number for a site, the same as long as the process lives.
+    pub fn number(&self, site: &str) -> usize {
+        let mut names = self.names.lock();
+        names.iter().position(|name| name == site).unwrap_or_else(|| {
+            names.push(site.to_owned());
+            names.len() - 1
         })
     }
 
@@ -120,9 +135,20 @@ impl Metrics {
 impl SiteMetrics {
     /// Counts one request.
     pub fn count(&self, method: &http::Method, status: http::StatusCode, result: CacheResult) {
+        self.count_many(method, status, result, 1);
+    }
+
+    /// Counts requests that went alike.
+    pub fn count_many(
+        &self,
+        method: &http::Method,
+        status: http::StatusCode,
+        result: CacheResult,
+        requests: u64,
+    ) {
         let method = METHODS.iter().position(|name| *name == method.as_str()).unwrap_or(METHODS.len() - 1);
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
-        self.requests[(method * CLASSES.len() + class) * RESULTS.len() + result as usize].inc();
+        self.requests[(method * CLASSES.len() + class) * RESULTS.len() + result as usize].inc_by(requests);
     }
 
     /// Requests so far, and those answered from the store.

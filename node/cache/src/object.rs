@@ -1,7 +1,7 @@
 //! What is kept for a URL: the variants of one target, each a header and the extents of a body.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
@@ -45,6 +45,7 @@ pub struct Object {
     pub body: Arc<Content>,
     /// Must be validated before it is used again (a soft purge, a `HEAD` that disagrees).
     pub outdated: AtomicBool,
+    wire: OnceLock<Box<[u8]>>,
 }
 
 /// When an exchange took place.
@@ -128,6 +129,7 @@ impl Object {
             purge_checked: AtomicU64::new(purge_seen),
             body,
             outdated: AtomicBool::new(false),
+            wire: OnceLock::new(),
         }
     }
 
@@ -149,6 +151,26 @@ impl Object {
         }
     }
 
+    /// The status line and the fields of an HTTP/1.1 answer with the whole body, but for what changes
+    /// with every answer: `Age`, this cache's `Cache-Status`, and the empty line. The body's length
+    /// must be known.
+    pub fn wire(&self) -> &[u8] {
+        self.wire.get_or_init(|| {
+            let mut head = format!("HTTP/1.1 {}\r\n", self.status).into_bytes();
+            let length = HeaderValue::from(self.body.length().unwrap_or(0));
+            let own = [(&CONTENT_LENGTH, &length)];
+            let kept =
+                self.headers.iter().filter(|(name, _)| !matches!(**name, CONTENT_LENGTH | header::AGE));
+            for (name, value) in kept.chain(own) {
+                head.extend_from_slice(name.as_str().as_bytes());
+                head.extend_from_slice(b": ");
+                head.extend_from_slice(value.as_bytes());
+                head.extend_from_slice(b"\r\n");
+            }
+            head.into()
+        })
+    }
+
     /// The body's length, for `Content-Length`: as stored, or as counted.
     pub fn content_length(&self) -> Option<u64> {
         self.body.length()
@@ -160,9 +182,10 @@ impl Object {
     }
 }
 
-/// What an object will weigh: its fields, and the extents of a body of its length.
+/// What an object will weigh: its fields, as a map and on the wire, and the extents of a body of its length.
 fn weigh(headers: &HeaderMap, length: Option<u64>) -> u64 {
-    let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 80).sum();
+    let fields: usize =
+        headers.iter().map(|(name, value)| 2 * (name.as_str().len() + value.len()) + 80).sum();
     let extents = length.map_or(16, |length| (length >> 20).min(65_536) + 1);
     512 + fields as u64 + 64 * extents
 }
@@ -183,6 +206,13 @@ pub struct Variant {
 pub struct Entry {
     /// At most [`MAX_VARIANTS`].
     pub variants: Vec<Variant>,
+}
+
+impl Entry {
+    /// Whether the request's fields decide between the variants.
+    pub fn varies(&self) -> bool {
+        self.variants.iter().any(|variant| !variant.fields.is_empty())
+    }
 }
 
 /// Variants of one target that are kept.

@@ -15,9 +15,9 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
-use object_store::{GetOptions, GetRange, ObjectStore};
+use object_store::{ClientConfigKey, GetOptions, GetRange, ObjectStore, RetryConfig};
 use skerry_core::{Body, BodyError};
 
 use crate::config::CacheConfig;
@@ -28,6 +28,10 @@ use crate::rfc::range::{RangeSet, resolve};
 /// Header fields of an origin's answer, and bytes of them, that are taken.
 const MAX_FIELDS: usize = 256;
 const MAX_HEAD_BYTES: usize = 128 * 1024;
+
+/// Idle connections are given up before origins do it: the shortest time limit in wide use is 5 s,
+/// and a request that is not safe cannot be sent twice when it meets the end of its connection.
+const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// The one HTTP client of the node: its connections are pooled over all sites.
 pub type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;
@@ -113,7 +117,7 @@ pub fn client(config: &CacheConfig) -> HttpClient {
         .enable_all_versions()
         .wrap_connector(connector);
     Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_idle_timeout(POOL_IDLE)
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
         .http1_max_headers(MAX_FIELDS)
@@ -139,13 +143,15 @@ impl Origin {
                 Self::Objects { store: Arc::new(store), folder: Some(folder), url, fresh_seconds }
             }
             Parsed::S3(s3) => {
-                let store =
-                    AmazonS3Builder::from_env().with_url(&s3).build().map_err(|error| error.to_string())?;
+                let store = bucket(&s3, settings).map_err(|error| error.to_string())?;
                 let prefix = s3.trim_start_matches("s3://").split_once('/').map_or("", |(_, prefix)| prefix);
-                let prefix = prefix.trim_matches('/');
+                let prefix = percent_encoding::percent_decode_str(prefix.trim_matches('/')).decode_utf8();
+                let prefix = prefix.map_err(|_| format!("the prefix of `{s3}` is not UTF-8"))?;
                 let store: Arc<dyn ObjectStore> = if prefix.is_empty() {
                     Arc::new(store)
                 } else {
+                    let prefix =
+                        object_store::path::Path::parse(prefix.as_ref()).map_err(|error| error.to_string())?;
                     Arc::new(object_store::prefix::PrefixStore::new(store, prefix))
                 };
                 Self::Objects { store, folder: None, url, fresh_seconds }
@@ -190,8 +196,13 @@ impl Origin {
                 *request.method_mut() = method;
                 *request.uri_mut() = uri;
                 *request.headers_mut() = headers;
-                let response =
-                    client.request(request).await.map_err(|error| FetchError::Unreachable(chain(&error)))?;
+                // A connection of the pool may be closed while the request is on its way.
+                let again = again(&request);
+                let response = match (client.request(request).await, again) {
+                    (Err(error), Some(again)) if is_cut(&error) => client.request(again).await,
+                    (result, _) => result,
+                };
+                let response = response.map_err(|error| FetchError::Unreachable(chain(&error)))?;
                 Ok(response.map(Body::stream))
             }
             Self::Objects { store, folder, fresh_seconds, .. } => {
@@ -208,6 +219,72 @@ impl fmt::Display for Origin {
                 write!(formatter, "{scheme}://{authority}{prefix}")
             }
             Self::Objects { url, .. } => formatter.write_str(url),
+        }
+    }
+}
+
+/// The same request once more, where that is safe: no client notices, and no content is lost
+/// (RFC 9110 §9.2.2).
+fn again(request: &Request<Body>) -> Option<Request<Body>> {
+    if !request.method().is_safe() || !matches!(request.body(), Body::Empty) {
+        return None;
+    }
+    let mut again = Request::new(Body::Empty);
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.headers_mut() = request.headers().clone();
+    Some(again)
+}
+
+/// Whether a connection ended before any answer: RFC 9112 §9.3.1 expects a client to ask again.
+fn is_cut(error: &hyper_util::client::legacy::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if inner.downcast_ref::<hyper::Error>().is_some_and(|error| error.is_incomplete_message()) {
+            return true;
+        }
+        let reset = |error: &std::io::Error| {
+            matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
+        };
+        if !error.is_connect() && inner.downcast_ref().is_some_and(reset) {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
+}
+
+/// A bucket; keys, region and endpoint come from the `AWS_*` variables of the environment.
+fn bucket(url: &str, settings: &CacheConfig) -> object_store::Result<AmazonS3> {
+    let client = |key, seconds: u64| (AmazonS3ConfigKey::Client(key), format!("{seconds} seconds"));
+    let limits = [
+        client(ClientConfigKey::ConnectTimeout, settings.connect_timeout_seconds),
+        client(ClientConfigKey::ReadTimeout, settings.read_timeout_seconds),
+        // Of a whole answer, its body included, which may be hours of a slow client: the cache bounds
+        // each wait instead.
+        client(ClientConfigKey::Timeout, 86_400),
+    ];
+    let retries = RetryConfig {
+        max_retries: 1,
+        retry_timeout: Duration::from_secs(settings.response_timeout_seconds),
+        ..RetryConfig::default()
+    };
+    let builder = AmazonS3Builder::from_env().with_url(url).with_retry(retries);
+    limits.into_iter().fold(builder, |builder, (key, value)| builder.with_config(key, value)).build()
+}
+
+/// What an error of a folder or bucket is to a client; the log gets all of it.
+fn unreadable(error: &object_store::Error) -> FetchError {
+    use object_store::Error::{PermissionDenied, Precondition, Unauthenticated};
+    match error {
+        Precondition { .. } => FetchError::Changed,
+        PermissionDenied { .. } | Unauthenticated { .. } => {
+            log::debug!("a folder or bucket refuses: {error}");
+            FetchError::Unreachable("it refuses the node's credentials (403 Forbidden)".into())
+        }
+        error => {
+            log::debug!("a folder or bucket fails: {error}");
+            FetchError::Unreachable("the folder or bucket does not answer; the log says more".into())
         }
     }
 }
@@ -247,7 +324,7 @@ async fn objects(
     let meta = match store.get_opts(&path, options).await {
         Ok(found) => found.meta,
         Err(object_store::Error::NotFound { .. }) => return Ok(plain(StatusCode::NOT_FOUND)),
-        Err(error) => return Err(FetchError::Unreachable(chain(&error))),
+        Err(error) => return Err(unreadable(&error)),
     };
     let mut headers = HeaderMap::new();
     let modified = SystemTime::from(meta.last_modified);
@@ -285,6 +362,8 @@ async fn objects(
     let body = if *method == Method::HEAD || range.is_empty() {
         Body::Empty
     } else {
+        // Servers exist that ignore ranges: a whole is asked for as such.
+        let range = (status == StatusCode::PARTIAL_CONTENT).then_some(range);
         read(store, &path, range, meta.e_tag).await?
     };
     Ok(answer(status, headers, body))
@@ -293,13 +372,12 @@ async fn objects(
 async fn read(
     store: &Arc<dyn ObjectStore>,
     path: &object_store::path::Path,
-    range: Range<u64>,
+    range: Option<Range<u64>>,
     tag: Option<String>,
 ) -> Result<Body, FetchError> {
-    let options =
-        GetOptions { range: Some(GetRange::Bounded(range)), if_match: tag, ..GetOptions::default() };
-    let result =
-        store.get_opts(path, options).await.map_err(|error| FetchError::Unreachable(chain(&error)))?;
+    let range = range.map(GetRange::Bounded);
+    let options = GetOptions { range, if_match: tag, ..GetOptions::default() };
+    let result = store.get_opts(path, options).await.map_err(|error| unreadable(&error))?;
     let stream = result.into_stream().map(|piece| piece.map(Frame::data).map_err(BodyError::from));
     Ok(Body::stream(StreamBody::new(stream)))
 }

@@ -20,6 +20,8 @@ const MAX_QUEUE: usize = 4096;
 pub struct Site {
     /// `default`, or a host name in lower case.
     pub name: Arc<str>,
+    /// Counts are kept under it, over reloads too.
+    pub number: usize,
     /// Where misses go.
     pub origin: Origin,
     /// What RFC 9111 leaves to the operator.
@@ -58,6 +60,7 @@ impl Site {
             queue: Arc::new(Semaphore::new(MAX_QUEUE)),
             healthy: AtomicBool::new(true),
             in_flight: AtomicUsize::new(0),
+            number: metrics.number(name),
             metrics: metrics.site(name),
             origin,
             config,

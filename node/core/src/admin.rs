@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use prometheus::Registry;
 
 use crate::config::AdminConfig;
@@ -48,11 +47,11 @@ pub fn token(config: &AdminConfig) -> Result<Option<String>, Error> {
 }
 
 impl Handler for Admin {
-    async fn handle(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        _connection: Arc<Connection>,
-    ) -> Response<Body> {
+    type Lane = ();
+
+    fn lane(self: &Arc<Self>) {}
+
+    async fn handle(self: Arc<Self>, request: Request<Body>, _connection: Arc<Connection>) -> Response<Body> {
         if !self.authorized(&request) {
             let mut response =
                 problem::response(StatusCode::UNAUTHORIZED, "this listener asks for its bearer token");
@@ -71,7 +70,7 @@ impl Handler for Admin {
 }
 
 impl Admin {
-    fn authorized(&self, request: &Request<Incoming>) -> bool {
+    fn authorized(&self, request: &Request<Body>) -> bool {
         let Some(token) = &self.token else { return true };
         let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
@@ -81,6 +80,7 @@ impl Admin {
     }
 
     async fn route(&self, request: Request<Bytes>) -> Response<Body> {
+        self.roles.iter().for_each(|role| role.settle());
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/metrics") => {
                 let mut response = Response::new(Body::from(Bytes::from(metrics::text(&self.registry))));

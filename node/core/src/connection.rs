@@ -121,6 +121,27 @@ impl Connection {
         Answering(self.clone())
     }
 
+    /// An answer is sent that was not worth a [`Connection::begin`].
+    pub(crate) fn rest(&self) {
+        self.in_head.store(false, Relaxed);
+        self.since.store(self.clock.load(Relaxed), Relaxed);
+    }
+
+    /// Whether the connection is to end with its next answer.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.order.load(Relaxed) > 0
+    }
+
+    /// Whether its answers must say that they are the last (HTTP/1.1).
+    pub(crate) fn ends_with_its_answer(&self) -> bool {
+        self.is_finishing() && !self.multiplexed.load(Relaxed)
+    }
+
+    /// Whether nothing of a request has come that is not answered (HTTP/1.1).
+    pub(crate) fn is_idle(&self) -> bool {
+        self.active.load(Relaxed) == 0 && !self.in_head.load(Relaxed)
+    }
+
     /// Whether a time limit has passed at `now`.
     pub(crate) fn overdue(&self, now: u64, limits: &Limits) -> bool {
         let blocked = self.blocked_since.load(Relaxed);
@@ -176,10 +197,16 @@ impl HttpBody for Served {
 /// A stream that notes in its [`Connection`] when bytes come and when they cannot go.
 pub(crate) struct Watched<S> {
     pub(crate) stream: S,
+    /// Read already, and to be read again before the stream.
+    pub(crate) prefix: bytes::Bytes,
     pub(crate) connection: Arc<Connection>,
 }
 
 impl<S> Watched<S> {
+    pub(crate) fn new(stream: S, connection: Arc<Connection>) -> Self {
+        Self { stream, prefix: bytes::Bytes::new(), connection }
+    }
+
     fn wrote(&self, pending: bool) {
         let connection = &self.connection;
         if pending {
@@ -199,7 +226,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
         let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let result = if self.prefix.is_empty() {
+            Pin::new(&mut self.stream).poll_read(context, buffer)
+        } else {
+            let length = self.prefix.len().min(buffer.remaining());
+            buffer.put_slice(&self.prefix.split_to(length));
+            Poll::Ready(Ok(()))
+        };
         let connection = &self.connection;
         if buffer.filled().len() > before
             && connection.active.load(Relaxed) == 0
@@ -275,10 +308,7 @@ mod tests {
     #[tokio::test]
     async fn a_header_that_never_ends_is_overdue_after_the_header_limit() {
         let (connection, _, limits) = connection();
-        let mut stream = Watched {
-            stream: tokio::io::join(&b"GET"[..], tokio::io::sink()),
-            connection: connection.clone(),
-        };
+        let mut stream = Watched::new(tokio::io::join(&b"GET"[..], tokio::io::sink()), connection.clone());
         let mut buffer = [0; 3];
         tokio::io::AsyncReadExt::read(&mut stream, &mut buffer).await.unwrap();
         assert!(!connection.overdue(10, &limits));

@@ -11,6 +11,7 @@ pub mod body;
 pub mod config;
 pub mod connection;
 pub mod error;
+pub mod lane;
 pub mod lifecycle;
 pub mod listen;
 pub mod logging;

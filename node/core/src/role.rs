@@ -25,6 +25,9 @@ pub trait Role: Send + Sync + 'static {
     /// Health for `skerry status`, as a JSON object.
     fn status(&self) -> serde_json::Value;
 
+    /// Called before metrics or status are told: brings up to date what is not counted at once.
+    fn settle(&self) {}
+
     /// Called once when the node drains: no new background work from here on.
     fn drain(&self) {}
 }

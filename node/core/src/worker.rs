@@ -7,29 +7,37 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::config::PublicConfig;
 use crate::connection::{Connection, Limits, Order, Served, Watched};
+use crate::lane::{self, Lane, Left};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::ConnectionMetrics;
 use crate::{Body, proxy_protocol, tls};
 
 const SWEEP: Duration = Duration::from_millis(250);
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Answers requests. One instance serves every worker.
 pub trait Handler: Send + Sync + 'static {
+    /// What a worker answers at once, without the handler; `()` for nothing.
+    type Lane: Lane;
+
+    /// The lane of one more worker.
+    fn lane(self: &Arc<Self>) -> Self::Lane;
+
     /// Answers one request; never fails, since an error is an answer too.
     fn handle(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<Body>,
         connection: Arc<Connection>,
     ) -> impl Future<Output = Response<Body>> + Send;
 }
@@ -56,8 +64,9 @@ pub struct Shared<H> {
     pub open: AtomicUsize,
 }
 
-struct Worker<H> {
+struct Worker<H: Handler> {
     shared: Arc<Shared<H>>,
+    lane: Mutex<H::Lane>,
     clock: Arc<AtomicU64>,
     /// Numbers connections over all of the worker's sockets.
     next: AtomicU64,
@@ -68,6 +77,7 @@ struct Worker<H> {
 pub fn run<H: Handler>(shared: Arc<Shared<H>>, sockets: Vec<Socket>) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let worker = Arc::new(Worker {
+        lane: Mutex::new(shared.handler.lane()),
         shared,
         clock: Arc::default(),
         next: AtomicU64::new(0),
@@ -157,8 +167,34 @@ impl<H: Handler> Worker<H> {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let mut stream = Watched::new(stream, connection.clone());
+        let max_head = self.shared.config.max_header_bytes;
+        let left = {
+            let serving = lane::serve(&mut stream, &self.shared.handler, &self.lane, &connection, max_head);
+            tokio::pin!(serving);
+            loop {
+                tokio::select! {
+                    biased;
+                    left = &mut serving => break left,
+                    order = connection.ordered() => match order {
+                        Order::Finish if connection.is_idle() => break Ok(Left::Closed),
+                        Order::Finish => {}
+                        Order::Close => return,
+                    },
+                }
+            }
+        };
+        match left {
+            Ok(Left::Over(read)) => stream.prefix = read,
+            Ok(Left::Closed) => {
+                // Says goodbye in TLS; a client that does not listen needs none.
+                let _ = tokio::time::timeout(GOODBYE_LIMIT, stream.shutdown()).await;
+                return;
+            }
+            Err(error) => return debug_end(&connection, &error),
+        }
         let service = service_fn(|request| self.answer(request, connection.clone()));
-        let io = TokioIo::new(Watched { stream, connection: connection.clone() });
+        let io = TokioIo::new(stream);
         let mut http = hyper::server::conn::http1::Builder::new();
         http.half_close(true).max_buf_size(self.shared.config.max_header_bytes.max(8192));
         http.header_read_timeout(None).timer(TokioTimer::new());
@@ -167,7 +203,9 @@ impl<H: Handler> Worker<H> {
         loop {
             tokio::select! {
                 biased;
-                result = &mut serving => return debug_end(&connection, result),
+                result = &mut serving => {
+                    return result.unwrap_or_else(|error| debug_end(&connection, &error));
+                }
                 order = connection.ordered() => match order {
                     Order::Finish => serving.as_mut().graceful_shutdown(),
                     Order::Close => return,
@@ -184,7 +222,7 @@ impl<H: Handler> Worker<H> {
         let worker = Arc::clone(&self.shared);
         let for_service = connection.clone();
         let service = service_fn(move |request| answer(worker.clone(), request, for_service.clone()));
-        let io = TokioIo::new(Watched { stream, connection: connection.clone() });
+        let io = TokioIo::new(Watched::new(stream, connection.clone()));
         let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .max_concurrent_streams(128)
@@ -196,7 +234,9 @@ impl<H: Handler> Worker<H> {
         loop {
             tokio::select! {
                 biased;
-                result = &mut serving => return debug_end(&connection, result),
+                result = &mut serving => {
+                    return result.unwrap_or_else(|error| debug_end(&connection, &error));
+                }
                 order = connection.ordered() => match order {
                     Order::Finish => serving.as_mut().graceful_shutdown(),
                     Order::Close => return,
@@ -249,12 +289,12 @@ impl<H: Handler> Worker<H> {
 }
 
 /// Counts a connection for as long as its task lives.
-struct Open<H> {
+struct Open<H: Handler> {
     worker: Arc<Worker<H>>,
     id: u64,
 }
 
-impl<H> Drop for Open<H> {
+impl<H: Handler> Drop for Open<H> {
     fn drop(&mut self) {
         self.worker.connections.lock().remove(&self.id);
         self.worker.shared.open.fetch_sub(1, Relaxed);
@@ -268,12 +308,14 @@ async fn answer<H: Handler>(
     connection: Arc<Connection>,
 ) -> Result<Response<Served>, std::convert::Infallible> {
     let answering = connection.begin(request.method(), request.uri());
-    let response = shared.handler.clone().handle(request, connection).await;
+    let whole = |body: Incoming| if body.is_end_stream() { Body::Empty } else { Body::stream(body) };
+    let mut response = shared.handler.clone().handle(request.map(whole), connection.clone()).await;
+    if connection.ends_with_its_answer() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(response.map(|body| Served { body, _answering: answering }))
 }
 
-fn debug_end(connection: &Connection, result: hyper::Result<()>) {
-    if let Err(error) = result {
-        log::debug!(peer:% = connection.peer; "connection ended: {error}");
-    }
+fn debug_end(connection: &Connection, error: &dyn std::error::Error) {
+    log::debug!(peer:% = connection.peer; "connection ended: {error}");
 }

@@ -83,9 +83,8 @@ pub(super) fn store_lines(stats: &Value) -> Vec<String> {
         filled("  pinned", pinned, number("pinned_quota_bytes")),
         filled("memory", number("memory_bytes"), number("memory_tier_bytes")),
         format!(
-            "holding    about {} objects and {} resources; {} chunks in memory; {} chunks evicted",
+            "holding    about {} objects; {} chunks in memory; {} chunks evicted",
             number("objects"),
-            number("resources"),
             number("memory_chunks"),
             number("evictions")
         ),

@@ -16,6 +16,7 @@ pub mod error;
 pub mod memory;
 pub mod meta;
 pub mod metrics;
+mod pins;
 pub mod ring;
 pub mod role;
 pub mod store;

@@ -28,8 +28,6 @@ pub enum Table {
     Extents,
     /// Purges by prefix and tag.
     Purges,
-    /// Complete resources, by id.
-    Resources,
     /// What is pinned: name to chunk ids.
     Pins,
     /// How many pins hold a chunk.
@@ -37,15 +35,14 @@ pub enum Table {
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Objects, Self::Extents, Self::Purges, Self::Resources, Self::Pins, Self::PinnedChunks];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Objects, Self::Extents, Self::Purges, Self::Pins, Self::PinnedChunks];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Objects => "objects",
             Self::Extents => "extents",
             Self::Purges => "purges",
-            Self::Resources => "resources",
             Self::Pins => "pins",
             Self::PinnedChunks => "pinned-chunks",
         }
@@ -169,6 +166,15 @@ impl Meta {
     pub fn estimated(&self, table: Table) -> u64 {
         let Some(family) = self.db.cf_handle(table.name()) else { return 0 };
         self.db.property_int_value_cf(&family, "rocksdb.estimate-num-keys").ok().flatten().unwrap_or(0)
+    }
+
+    /// One of RocksDB's figures, added up over the tables.
+    pub(crate) fn property(&self, property: &str) -> u64 {
+        let of_table = |table: Table| {
+            let family = self.db.cf_handle(table.name())?;
+            self.db.property_int_value_cf(&family, property).ok().flatten()
+        };
+        Table::ALL.into_iter().filter_map(of_table).sum()
     }
 
     pub(crate) fn cache_bytes(&self) -> u64 {

@@ -6,8 +6,13 @@
 //! memtables, which for a cache is a few misses. Pinned chunks are flushed before they are
 //! acknowledged. Why this layout: `node/docs/decisions/0001-chunk-layout.md`.
 //!
-//! Invariants: generation names rise; the last of `generations` is the one that is written; a
-//! generation is dropped only under the write lock, so no write can race with its drop.
+//! A value is a chunk and its seal: XXH3-128 of its bytes, seeded with its id. Every read checks the
+//! seal, which costs a fiftieth of the chunk's own SHA-256; that is taken when a chunk comes in and
+//! by `skerry store verify`.
+//!
+//! Families are held by handles of their own, and no lock is held while RocksDB works: neither the
+//! making of a family nor a writer that has to wait for the disk keeps readers waiting. A write may
+//! end in a family that is being dropped; that chunk is a miss later on.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -15,12 +20,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rust_rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBPinnableSlice, DBWithThreadMode,
-    FlushOptions, MultiThreaded, Options, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompressionType, DBPinnableSlice,
+    DBWithThreadMode, ErrorKind, FlushOptions, MultiThreaded, Options, ReadOptions, WriteBufferManager,
+    WriteOptions,
 };
 use self_cell::self_cell;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::{ChunkId, StoreConfig, StoreError};
 
@@ -34,7 +41,9 @@ const GENERATIONS: u64 = 16;
 const MIN_GENERATION: u64 = 32 << 20;
 const MAX_GENERATION: u64 = 8 << 30;
 /// What a chunk costs on disk beside its bytes: blob header, key, index entry.
-const OVERHEAD: u64 = 160;
+const OVERHEAD: u64 = 176;
+/// Length of a seal, bytes.
+const SEAL: usize = 16;
 const MEMTABLE: usize = 64 << 20;
 const MEMTABLES: usize = 160 << 20;
 /// Index and filter blocks of the chunk database.
@@ -59,16 +68,137 @@ impl AsRef<[u8]> for SharedBlob {
     }
 }
 
-#[derive(Debug)]
-struct Generation {
-    number: u64,
+type Borrowed<'a> = Arc<BoundColumnFamily<'a>>;
+
+self_cell!(
+    struct Handle {
+        owner: Arc<Db>,
+        #[not_covariant]
+        dependent: Borrowed,
+    }
+);
+
+/// A column family of chunks: a generation, or the pinned ones.
+pub(crate) struct Family {
+    /// The generation's number; `None` for the pinned family.
+    pub(crate) number: Option<u64>,
     bytes: AtomicU64,
+    handle: Handle,
 }
 
-impl Generation {
-    fn name(number: u64) -> String {
-        format!("{PREFIX}{number:016x}")
+/// What a read of one family found.
+pub(crate) enum Found {
+    Sound(Bytes),
+    Absent,
+    /// A copy that must not be used, and why.
+    Damaged(String),
+}
+
+impl Family {
+    fn open(db: &Arc<Db>, number: Option<u64>) -> Result<Self, StoreError> {
+        let handle =
+            Handle::try_new(db.clone(), |db| db.cf_handle(&name(number)).ok_or(StoreError::Closing))?;
+        let family = Self { number, bytes: AtomicU64::new(0), handle };
+        family.bytes.store(family.size_on_disk(), Relaxed);
+        Ok(family)
     }
+
+    /// The name in RocksDB.
+    pub(crate) fn name(&self) -> String {
+        name(self.number)
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Db, &Arc<BoundColumnFamily<'_>>) -> T) -> T {
+        self.handle.with_dependent(|db, family| work(db, family))
+    }
+
+    fn put(&self, id: &ChunkId, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut value = Vec::with_capacity(bytes.len() + SEAL);
+        value.extend_from_slice(bytes);
+        value.extend_from_slice(&seal(id, bytes));
+        Ok(self.with(|db, family| db.put_cf_opt(family, id.0, &value, &unlogged()))?)
+    }
+
+    /// Reads a chunk and checks its seal.
+    pub(crate) fn get(&self, id: &ChunkId) -> Result<Found, StoreError> {
+        let blob = self.with(|_, family| {
+            Blob::try_new(self.handle.borrow_owner().clone(), |db| match db.get_pinned_cf(family, id.0) {
+                Ok(Some(slice)) => Ok(slice),
+                Ok(None) => Err(None),
+                Err(error) => Err(Some(error)),
+            })
+        });
+        let mut bytes = match blob {
+            Ok(blob) => Bytes::from_owner(SharedBlob(blob)),
+            Err(None) => return Ok(Found::Absent),
+            Err(Some(error)) if error.kind() == ErrorKind::Corruption => {
+                return Ok(Found::Damaged(error.to_string()));
+            }
+            Err(Some(error)) => return Err(error.into()),
+        };
+        let sealed = bytes.split_off(bytes.len().saturating_sub(SEAL));
+        Ok(if sealed == seal(id, &bytes)[..] {
+            Found::Sound(bytes)
+        } else {
+            Found::Damaged("its seal is broken".to_owned())
+        })
+    }
+
+    /// Removes a copy of a chunk.
+    pub(crate) fn remove(&self, id: &ChunkId) -> Result<(), StoreError> {
+        Ok(self.with(|db, family| db.delete_cf_opt(family, id.0, &unlogged()))?)
+    }
+
+    /// Calls `each` with the id of every chunk, in order, while it says true.
+    pub(crate) fn ids(
+        &self,
+        mut each: impl FnMut(ChunkId) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        self.with(|db, family| {
+            let mut options = ReadOptions::default();
+            options.fill_cache(false);
+            // Keys come without their blobs, so that one damaged blob does not end the walk.
+            options.set_allow_unprepared_value(true);
+            let mut keys = db.raw_iterator_cf_opt(family, options);
+            keys.seek_to_first();
+            while keys.valid() {
+                let id = keys.key().and_then(|key| <[u8; 32]>::try_from(key).ok()).map(ChunkId);
+                if let Some(id) = id
+                    && !each(id)?
+                {
+                    return Ok(());
+                }
+                keys.next();
+            }
+            Ok(keys.status()?)
+        })
+    }
+
+    fn flush(&self, options: &FlushOptions) -> Result<(), StoreError> {
+        Ok(self.with(|db, family| db.flush_cf_opt(family, options))?)
+    }
+
+    fn size_on_disk(&self) -> u64 {
+        ["rocksdb.total-blob-file-size", "rocksdb.total-sst-files-size"]
+            .iter()
+            .filter_map(|property| self.property(property))
+            .sum()
+    }
+
+    /// One of RocksDB's figures of this family.
+    pub(crate) fn property(&self, property: &str) -> Option<u64> {
+        self.with(|db, family| db.property_int_value_cf(family, property)).ok().flatten()
+    }
+}
+
+fn name(number: Option<u64>) -> String {
+    number.map_or_else(|| PINNED.to_owned(), |number| format!("{PREFIX}{number:016x}"))
+}
+
+/// XXH3-128 of a chunk's bytes, seeded with its id: bytes of another chunk do not pass.
+fn seal(id: &ChunkId, bytes: &[u8]) -> [u8; SEAL] {
+    let seed = id.0.first_chunk().map_or(0, |first| u64::from_le_bytes(*first));
+    xxh3_128_with_seed(bytes, seed).to_le_bytes()
 }
 
 /// What an eviction took away.
@@ -80,11 +210,14 @@ pub(crate) struct Dropped {
 /// The chunk database.
 pub(crate) struct Ring {
     pub(crate) db: Arc<Db>,
-    generations: RwLock<VecDeque<Generation>>,
+    generations: RwLock<VecDeque<Arc<Family>>>,
+    pinned_family: Arc<Family>,
     pub(crate) pinned: AtomicU64,
     capacity: u64,
     options: Options,
     index_cache: Cache,
+    /// One turn of the ring at a time.
+    turning: Mutex<()>,
 }
 
 impl Ring {
@@ -116,24 +249,25 @@ impl Ring {
             ColumnFamilyDescriptor::new(name, options)
         });
         let db = Db::open_cf_descriptors(&database, path, descriptors.collect::<Vec<_>>()).map_err(failed)?;
-        let mut generations: Vec<_> = names
+        let db = Arc::new(db);
+        let mut numbers: Vec<u64> = names
             .iter()
             .filter_map(|name| u64::from_str_radix(name.strip_prefix(PREFIX)?, 16).ok())
-            .map(|number| Generation {
-                number,
-                bytes: AtomicU64::new(size_on_disk(&db, &Generation::name(number))),
-            })
             .collect();
-        generations.sort_by_key(|generation| generation.number);
+        numbers.sort_unstable();
+        let generations: Result<_, _> =
+            numbers.into_iter().map(|number| Family::open(&db, Some(number)).map(Arc::new)).collect();
         let ring = Self {
-            db: Arc::new(db),
-            generations: RwLock::new(generations.into()),
+            pinned_family: Arc::new(Family::open(&db, None)?),
+            db,
+            generations: RwLock::new(generations?),
             pinned: AtomicU64::new(pinned_bytes),
             capacity: config.capacity_bytes,
             options,
             index_cache,
+            turning: Mutex::new(()),
         };
-        ring.turn(&mut ring.generations.write())?;
+        ring.turn()?;
         Ok(ring)
     }
 
@@ -144,7 +278,7 @@ impl Ring {
 
     /// Number of the oldest generation.
     pub(crate) fn oldest(&self) -> u64 {
-        self.generations.read().front().map_or(0, |oldest| oldest.number)
+        self.generations.read().front().and_then(|oldest| oldest.number).unwrap_or(0)
     }
 
     /// Bytes the cache may take now.
@@ -157,17 +291,13 @@ impl Ring {
     }
 
     /// Writes a chunk to the newest generation and returns its number. Blocks while RocksDB flushes.
-    pub(crate) fn put(&self, id: &ChunkId, bytes: &[u8]) -> Result<u64, StoreError> {
+    pub(crate) fn put(&self, id: &ChunkId, bytes: &[u8]) -> Result<Option<u64>, StoreError> {
         if self.share() < 2 * MIN_GENERATION {
             let pinned = self.pinned.load(Relaxed);
             return Err(StoreError::OnlyPinned { pinned, capacity: self.capacity });
         }
-        let generations = self.generations.read();
-        let Some(current) = generations.back() else { return Err(StoreError::Closing) };
-        let Some(family) = self.db.cf_handle(&Generation::name(current.number)) else {
-            return Err(StoreError::Closing);
-        };
-        self.db.put_cf_opt(&family, id.0, bytes, &unlogged())?;
+        let current = self.generations.read().back().cloned().ok_or(StoreError::Closing)?;
+        current.put(id, bytes)?;
         current.bytes.fetch_add(bytes.len() as u64 + OVERHEAD, Relaxed);
         Ok(current.number)
     }
@@ -175,148 +305,92 @@ impl Ring {
     /// The generation to empty when the ring has grown over its share, or when `pressed` for disk.
     /// Also begins a new generation when the newest is full.
     pub(crate) fn overgrown(&self, pressed: bool) -> Result<Option<u64>, StoreError> {
-        let full = |generations: &VecDeque<Generation>| {
-            generations.back().is_none_or(|newest| newest.bytes.load(Relaxed) >= self.target())
+        let is_full = || {
+            let newest = self.generations.read().back().cloned();
+            newest.is_none_or(|newest| newest.bytes.load(Relaxed) >= self.target())
         };
-        if full(&self.generations.read()) {
-            let mut generations = self.generations.write();
-            if full(&generations) {
-                self.turn(&mut generations)?;
-            }
+        // Whoever finds another at it goes on writing to the full one.
+        if is_full()
+            && let Some(_turning) = self.turning.try_lock()
+            && is_full()
+        {
+            self.turn()?;
         }
         let generations = self.generations.read();
         let held: u64 = generations.iter().map(|generation| generation.bytes.load(Relaxed)).sum();
         let over = held + self.target() > self.share().max(3 * MIN_GENERATION) || pressed;
-        Ok(generations.front().filter(|_| over && generations.len() > 1).map(|oldest| oldest.number))
+        Ok(generations.front().filter(|_| over && generations.len() > 1).and_then(|oldest| oldest.number))
     }
 
     /// Begins a new generation; the one before it is flushed in the background.
-    fn turn(&self, generations: &mut VecDeque<Generation>) -> Result<(), StoreError> {
-        let number = generations.back().map_or(1, |newest| newest.number + 1);
-        self.db.create_cf(Generation::name(number), &self.options)?;
-        if let Some(full) =
-            generations.back().and_then(|newest| self.db.cf_handle(&Generation::name(newest.number)))
-        {
-            let mut flush = FlushOptions::default();
-            flush.set_wait(false);
-            flush.set_allow_write_stall(true);
-            self.db.flush_cf_opt(&full, &flush)?;
+    fn turn(&self) -> Result<(), StoreError> {
+        let full = self.generations.read().back().cloned();
+        let number = full.as_ref().and_then(|full| full.number).unwrap_or(0) + 1;
+        self.db.create_cf(name(Some(number)), &self.options)?;
+        let newest = Family::open(&self.db, Some(number))?;
+        self.generations.write().push_back(Arc::new(newest));
+        if let Some(full) = full {
+            let mut options = FlushOptions::default();
+            options.set_wait(false);
+            options.set_allow_write_stall(true);
+            full.flush(&options)?;
         }
-        generations.push_back(Generation { number, bytes: AtomicU64::new(0) });
         Ok(())
     }
 
     /// Drops a generation whole.
     pub(crate) fn drop_generation(&self, number: u64) -> Result<Dropped, StoreError> {
-        let mut generations = self.generations.write();
-        if generations.front().is_none_or(|oldest| oldest.number != number) {
-            return Ok(Dropped { chunks: 0 });
-        }
-        let name = Generation::name(number);
-        let chunks = match self.db.cf_handle(&name) {
-            Some(family) => self.db.property_int_value_cf(&family, "rocksdb.estimate-num-keys")?.unwrap_or(0),
-            None => 0,
+        let oldest = {
+            let mut generations = self.generations.write();
+            if generations.front().is_none_or(|oldest| oldest.number != Some(number)) {
+                return Ok(Dropped { chunks: 0 });
+            }
+            generations.pop_front()
         };
-        self.db.drop_cf(&name)?;
-        generations.pop_front();
+        let chunks = oldest.and_then(|oldest| oldest.property("rocksdb.estimate-num-keys")).unwrap_or(0);
+        self.db.drop_cf(&name(Some(number)))?;
         Ok(Dropped { chunks })
     }
 
-    /// The families where a chunk may stand beside generation `hint`, the likeliest first.
-    pub(crate) fn places(&self, hint: Option<u64>) -> Vec<(String, Option<u64>)> {
-        let generations = self.generations.read();
-        let others = generations
-            .iter()
-            .rev()
-            .map(|generation| generation.number)
-            .filter(|number| Some(*number) != hint);
-        let pinned = std::iter::once((PINNED.to_owned(), None));
-        pinned.chain(others.map(|number| (Generation::name(number), Some(number)))).collect()
+    /// The generation of that number, while it is in the ring.
+    pub(crate) fn generation(&self, number: u64) -> Option<Arc<Family>> {
+        self.generations.read().iter().find(|family| family.number == Some(number)).cloned()
     }
 
-    /// Reads a chunk from one family without checking its hash.
-    pub(crate) fn get_from(&self, family: &str, id: &ChunkId) -> Result<Option<Bytes>, StoreError> {
-        let Some(handle) = self.db.cf_handle(family) else { return Ok(None) };
-        let blob = Blob::try_new(self.db.clone(), |db| match db.get_pinned_cf(&handle, id.0) {
-            Ok(Some(slice)) => Ok(slice),
-            Ok(None) => Err(None),
-            Err(error) => Err(Some(error)),
-        });
-        match blob {
-            Ok(blob) => Ok(Some(Bytes::from_owner(SharedBlob(blob)))),
-            Err(None) => Ok(None),
-            Err(Some(error)) => Err(error.into()),
-        }
-    }
-
-    /// Removes a copy of a chunk that failed its hash from where it was read.
-    pub(crate) fn remove_from(&self, family: &str, id: &ChunkId) -> Result<(), StoreError> {
-        if let Some(handle) = self.db.cf_handle(family) {
-            self.db.delete_cf_opt(&handle, id.0, &unlogged())?;
-        }
-        Ok(())
-    }
-
-    /// The family of a generation.
-    pub(crate) fn generation(number: u64) -> String {
-        Generation::name(number)
-    }
-
-    /// Whether the pinned family has the chunk.
+    /// Whether the pinned family has a sound copy of the chunk.
     pub(crate) fn holds_pinned(&self, id: &ChunkId) -> Result<bool, StoreError> {
-        Ok(self.get_from(PINNED, id)?.is_some())
+        Ok(matches!(self.pinned_family.get(id)?, Found::Sound(_)))
     }
 
     /// Writes a chunk to the pinned family; it is durable after [`Ring::flush_pinned`].
     pub(crate) fn put_pinned(&self, id: &ChunkId, bytes: &[u8]) -> Result<(), StoreError> {
-        let family = self.db.cf_handle(PINNED).ok_or(StoreError::Closing)?;
-        self.db.put_cf_opt(&family, id.0, bytes, &unlogged())?;
-        Ok(())
+        self.pinned_family.put(id, bytes)
     }
 
     /// Makes pinned chunks durable.
     pub(crate) fn flush_pinned(&self) -> Result<(), StoreError> {
-        let family = self.db.cf_handle(PINNED).ok_or(StoreError::Closing)?;
-        Ok(self.db.flush_cf(&family)?)
+        self.pinned_family.flush(&FlushOptions::default())
     }
 
     /// Removes an unpinned chunk; blob garbage collection of the pinned family frees its bytes.
     pub(crate) fn delete_pinned(&self, id: &ChunkId) -> Result<(), StoreError> {
-        let family = self.db.cf_handle(PINNED).ok_or(StoreError::Closing)?;
-        Ok(self.db.delete_cf_opt(&family, id.0, &unlogged())?)
+        self.pinned_family.remove(id)
     }
 
     /// Writes every memtable out, at an orderly end.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
-        for name in self.families() {
-            if let Some(handle) = self.db.cf_handle(&name) {
-                self.db.flush_cf(&handle)?;
-            }
-        }
-        Ok(())
+        self.families().iter().try_for_each(|family| family.flush(&FlushOptions::default()))
     }
 
-    /// Names of all families that hold chunks: the pinned one and every generation.
-    pub(crate) fn families(&self) -> Vec<String> {
-        let generations = self.generations.read();
-        [PINNED.to_owned()]
-            .into_iter()
-            .chain(generations.iter().map(|g| Generation::name(g.number)))
-            .collect()
+    /// All families that hold chunks: the pinned one, and every generation from the newest on.
+    pub(crate) fn families(&self) -> Vec<Arc<Family>> {
+        [&self.pinned_family].into_iter().chain(self.generations.read().iter().rev()).cloned().collect()
     }
 
     /// Bytes of index and filter blocks in memory.
     pub(crate) fn index_bytes(&self) -> u64 {
         self.index_cache.get_usage() as u64
     }
-}
-
-fn size_on_disk(db: &Db, name: &str) -> u64 {
-    let Some(family) = db.cf_handle(name) else { return 0 };
-    ["rocksdb.total-blob-file-size", "rocksdb.total-sst-files-size"]
-        .iter()
-        .filter_map(|property| db.property_int_value_cf(&family, *property).ok().flatten())
-        .sum()
 }
 
 fn chunk_options(index_cache: &Cache) -> Options {
@@ -336,8 +410,9 @@ fn chunk_options(index_cache: &Cache) -> Options {
     options.set_enable_blob_gc(false);
     options.set_write_buffer_size(MEMTABLE);
     options.set_max_write_buffer_number(4);
-    // Keys are never merged: a generation has some dozens of small tables and then goes whole.
-    options.set_disable_auto_compactions(true);
+    // Only keys are merged, a few KiB for each flush, so that a read asks a few tables and not one for
+    // every 64 MiB of its generation. Nobody has to wait for it.
+    options.set_level_zero_file_num_compaction_trigger(8);
     options.set_level_zero_slowdown_writes_trigger(1 << 20);
     options.set_level_zero_stop_writes_trigger(1 << 20);
     options
@@ -345,7 +420,6 @@ fn chunk_options(index_cache: &Cache) -> Options {
 
 fn pinned_options(index_cache: &Cache) -> Options {
     let mut options = chunk_options(index_cache);
-    options.set_disable_auto_compactions(false);
     options.set_level_zero_slowdown_writes_trigger(20);
     options.set_level_zero_stop_writes_trigger(36);
     options.set_enable_blob_gc(true);

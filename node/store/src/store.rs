@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prometheus::Registry;
-use rust_rocksdb::ErrorKind;
 
 use crate::memory::MemoryTier;
-use crate::meta::{Change, Meta, Table};
+use crate::meta::{Meta, Table};
 use crate::metrics::Metrics;
-use crate::ring::{Db, Ring};
-use crate::{ChunkId, StoreConfig, StoreError};
+use crate::ring::{Db, Family, Found, Ring};
+use crate::{ChunkId, StoreConfig, StoreError, pins};
 
 /// How often the free space of the disk is asked for while chunks are written.
 const SPACE_CHECK: Duration = Duration::from_millis(100);
@@ -50,7 +49,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     folder: rustix::fd::OwnedFd,
     /// Pins are changed by one thread at a time.
-    pins: Mutex<()>,
+    pub(crate) pins: Mutex<()>,
     space: Mutex<Space>,
     /// Whether the last write was refused, so that one line is logged for a full disk.
     refusing: AtomicBool,
@@ -76,7 +75,7 @@ impl Store {
         let meta = Meta::open(&data_dir.join("meta"))?;
         let mut pinned = 0;
         meta.scan(Table::PinnedChunks, b"", |_, value| {
-            pinned += pinned_record(value).map_or(0, |(_, length)| length);
+            pinned += pins::record_length(value);
             true
         })?;
         let ring = Ring::open(&data_dir.join("chunks"), config, pinned)?;
@@ -214,9 +213,9 @@ impl Store {
         bytes.with_label_values(&["disk", "cache"]).set(inner.ring.cached_bytes() as i64);
         bytes.with_label_values(&["disk", "pinned"]).set(inner.ring.pinned.load(Relaxed) as i64);
         let families = inner.ring.families();
-        let chunk_families = families.iter().map(String::as_str);
-        inner.refresh_rocksdb("chunks", &inner.ring.db, &chunk_families.collect::<Vec<_>>());
-        inner.refresh_rocksdb("meta", &inner.meta.db, &Table::ALL.map(Table::name));
+        let of_chunks = |property: &str| families.iter().filter_map(|family| family.property(property)).sum();
+        inner.refresh_rocksdb("chunks", &inner.ring.db, of_chunks);
+        inner.refresh_rocksdb("meta", &inner.meta.db, |property| inner.meta.property(property));
         let rocksdb = &inner.metrics.rocksdb;
         rocksdb.with_label_values(&["meta", "block-cache-usage"]).set(inner.meta.cache_bytes() as i64);
         rocksdb.with_label_values(&["chunks", "block-cache-usage"]).set(inner.ring.index_bytes() as i64);
@@ -235,7 +234,6 @@ impl Store {
             "memory_tier_bytes": inner.config.memory_tier_bytes,
             "generations": inner.ring.families().len() - 1,
             "objects": inner.meta.estimated(Table::Objects),
-            "resources": inner.meta.estimated(Table::Resources),
             "evictions": inner.metrics.evictions.get(),
             "verify_failures": inner.metrics.verify_failures.get(),
             "write_failures": inner.metrics.write_failures.get(),
@@ -245,14 +243,10 @@ impl Store {
 }
 
 impl Inner {
-    /// RocksDB's figures of one database: some of every family, added up, some of the whole.
-    fn refresh_rocksdb(&self, database: &str, db: &Db, families: &[&str]) {
+    /// RocksDB's figures of one database: some are `sum`s over its families, some of the whole.
+    fn refresh_rocksdb(&self, database: &str, db: &Db, sum: impl Fn(&str) -> u64) {
         for property in ["cur-size-all-mem-tables", "estimate-table-readers-mem", "total-blob-file-size"] {
-            let of_family = |name: &&str| {
-                let family = db.cf_handle(name)?;
-                db.property_int_value_cf(&family, format!("rocksdb.{property}").as_str()).ok().flatten()
-            };
-            let sum: u64 = families.iter().filter_map(of_family).sum();
+            let sum = sum(&format!("rocksdb.{property}"));
             self.metrics.rocksdb.with_label_values(&[database, property]).set(sum as i64);
         }
         for property in ["num-running-flushes", "background-errors"] {
@@ -264,30 +258,26 @@ impl Inner {
 
     /// Reads a chunk from the first place that has a sound copy; damaged copies are dropped where
     /// they stand, and only there.
-    fn read_disk(&self, chunk: Located) -> Result<Option<Bytes>, StoreError> {
-        let look = |family: &str, generation| -> Result<Option<Bytes>, StoreError> {
-            let reason = match self.ring.get_from(family, &chunk.id) {
-                Ok(Some(bytes)) if ChunkId::of(&bytes) == chunk.id => {
-                    self.memory.insert(chunk.id, bytes.clone(), generation);
+    pub(crate) fn read_disk(&self, chunk: Located) -> Result<Option<Bytes>, StoreError> {
+        let look = |family: &Family| -> Result<Option<Bytes>, StoreError> {
+            match family.get(&chunk.id)? {
+                Found::Sound(bytes) => {
+                    self.memory.insert(chunk.id, bytes.clone(), family.number);
                     return Ok(Some(bytes));
                 }
-                Ok(Some(_)) => "it fails its hash".to_owned(),
-                Ok(None) => return Ok(None),
-                Err(StoreError::Database(error)) if error.kind() == ErrorKind::Corruption => {
-                    error.to_string()
-                }
-                Err(error) => return Err(error),
-            };
-            self.damaged(family, &chunk.id, &reason)?;
+                Found::Damaged(reason) => self.damaged(family, &chunk.id, &reason)?,
+                Found::Absent => {}
+            }
             Ok(None)
         };
-        if let Some(number) = chunk.generation
-            && let Some(bytes) = look(&Ring::generation(number), Some(number))?
-        {
+        // Nearly always it is where it was written.
+        let hinted = chunk.generation.and_then(|number| self.ring.generation(number));
+        if let Some(bytes) = hinted.as_deref().map(look).transpose()?.flatten() {
             return Ok(Some(bytes));
         }
-        for (family, generation) in self.ring.places(chunk.generation) {
-            if let Some(bytes) = look(&family, generation)? {
+        let hinted = hinted.map(|family| family.number);
+        for family in self.ring.families().iter().filter(|family| Some(family.number) != hinted) {
+            if let Some(bytes) = look(family)? {
                 return Ok(Some(bytes));
             }
         }
@@ -295,11 +285,12 @@ impl Inner {
     }
 
     /// Reports, counts and removes a damaged copy of a chunk.
-    pub(crate) fn damaged(&self, family: &str, id: &ChunkId, reason: &str) -> Result<(), StoreError> {
-        log::error!(chunk:% = id, family:% = family; "a stored chunk is damaged and dropped: {reason}");
+    pub(crate) fn damaged(&self, family: &Family, id: &ChunkId, reason: &str) -> Result<(), StoreError> {
+        let name = family.name();
+        log::error!(chunk:% = id, family:% = name; "a stored chunk is damaged and dropped: {reason}");
         self.metrics.verify_failures.inc();
         self.memory.remove(id);
-        self.ring.remove_from(family, id)
+        family.remove(id)
     }
 
     fn put(&self, id: ChunkId, bytes: &Bytes) -> Result<Located, StoreError> {
@@ -308,7 +299,7 @@ impl Inner {
         if pressed && self.free() < self.config.reserve_bytes {
             return Err(StoreError::DiskFull { free: self.free(), reserve: self.config.reserve_bytes });
         }
-        let generation = Some(self.ring.put(&id, bytes)?);
+        let generation = self.ring.put(&id, bytes)?;
         self.metrics.written.inc_by(bytes.len() as u64);
         self.memory.insert(id, bytes.clone(), generation);
         Ok(Located { id, generation })
@@ -333,7 +324,7 @@ impl Inner {
     fn evict_generation(&self, number: u64, pressed: bool) -> Result<(), StoreError> {
         let hot = if pressed { Vec::new() } else { self.memory.of_generation(number) };
         for (id, bytes) in hot {
-            let generation = Some(self.ring.put(&id, &bytes)?);
+            let generation = self.ring.put(&id, &bytes)?;
             self.metrics.written.inc_by(bytes.len() as u64);
             self.memory.insert(id, bytes, generation);
         }
@@ -345,7 +336,7 @@ impl Inner {
     }
 
     /// Free bytes of the store's disk, asked for at most ten times a second.
-    fn free(&self) -> u64 {
+    pub(crate) fn free(&self) -> u64 {
         let mut space = self.space.lock();
         if space.checked.is_none_or(|at| at.elapsed() > SPACE_CHECK) {
             space.free = rustix::fs::fstatvfs(&self.folder).map_or(u64::MAX, |fs| fs.f_bavail * fs.f_frsize);
@@ -375,98 +366,6 @@ impl Inner {
             }
         }
     }
-
-    fn pin(&self, name: &str, chunks: &[Located]) -> Result<(), StoreError> {
-        let _one_at_a_time = self.pins.lock();
-        let mut changes = Vec::new();
-        let mut counts: HashMap<ChunkId, (u64, u64)> = HashMap::new();
-        let mut added = 0;
-        for chunk in chunks {
-            if counts.contains_key(&chunk.id) {
-                continue;
-            }
-            let held = self.meta.get(Table::PinnedChunks, &chunk.id.0)?;
-            let held = held.as_deref().and_then(pinned_record);
-            if let Some((count, length)) = held
-                && self.ring.holds_pinned(&chunk.id)?
-            {
-                counts.insert(chunk.id, (count, length));
-                continue;
-            }
-            let Some(bytes) =
-                self.memory.get(&chunk.id).map_or_else(|| self.read_disk(*chunk), |hot| Ok(Some(hot)))?
-            else {
-                return Err(StoreError::Missing(chunk.id));
-            };
-            let length = bytes.len() as u64;
-            let used = self.ring.pinned.load(Relaxed) + added;
-            if used + length > self.config.pinned_bytes {
-                return Err(StoreError::PinnedFull { used, quota: self.config.pinned_bytes, asked: length });
-            }
-            if self.free() < self.config.reserve_bytes {
-                return Err(StoreError::DiskFull { free: self.free(), reserve: self.config.reserve_bytes });
-            }
-            self.ring.put_pinned(&chunk.id, &bytes)?;
-            // A chunk that was pinned already and had been lost is counted already.
-            added += if held.is_some() { 0 } else { length };
-            counts.insert(chunk.id, (held.map_or(0, |(count, _)| count), length));
-        }
-        self.ring.flush_pinned()?;
-        let before = self.meta.get(Table::Pins, name.as_bytes())?;
-        let before: Vec<ChunkId> =
-            before.and_then(|record| postcard::from_bytes(&record).ok()).unwrap_or_default();
-        for id in counts.keys() {
-            let (count, length) = counts[id];
-            let count = count + u64::from(!before.contains(id));
-            changes.push(Change::Put(Table::PinnedChunks, id.0.to_vec(), record(count, length)));
-        }
-        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.id).collect();
-        let value = postcard::to_stdvec(&ids).map_err(|_| StoreError::Record)?;
-        changes.push(Change::Put(Table::Pins, name.as_bytes().to_vec(), value));
-        let dropped: Vec<ChunkId> = before.into_iter().filter(|id| !counts.contains_key(id)).collect();
-        let gone = self.release(&dropped, &mut changes)?;
-        self.meta.write(&changes, true)?;
-        self.ring.pinned.fetch_add(added, Relaxed);
-        self.forget_pinned(&gone)
-    }
-
-    fn unpin(&self, name: &str) -> Result<bool, StoreError> {
-        let _one_at_a_time = self.pins.lock();
-        let Some(value) = self.meta.get(Table::Pins, name.as_bytes())? else { return Ok(false) };
-        let ids: Vec<ChunkId> = postcard::from_bytes(&value).map_err(|_| StoreError::Record)?;
-        let mut changes = vec![Change::Delete(Table::Pins, name.as_bytes().to_vec())];
-        let gone = self.release(&ids, &mut changes)?;
-        self.meta.write(&changes, true)?;
-        self.forget_pinned(&gone)?;
-        Ok(true)
-    }
-
-    /// Adds the changes that take one pin off each chunk; returns those that no pin holds then.
-    fn release(&self, ids: &[ChunkId], changes: &mut Vec<Change>) -> Result<Vec<(ChunkId, u64)>, StoreError> {
-        let mut gone = Vec::new();
-        let mut seen = std::collections::HashSet::new();
-        for id in ids.iter().filter(|id| seen.insert(**id)) {
-            match self.meta.get(Table::PinnedChunks, &id.0)?.as_deref().and_then(pinned_record) {
-                Some((count, length)) if count > 1 => {
-                    changes.push(Change::Put(Table::PinnedChunks, id.0.to_vec(), record(count - 1, length)));
-                }
-                Some((_, length)) => {
-                    changes.push(Change::Delete(Table::PinnedChunks, id.0.to_vec()));
-                    gone.push((*id, length));
-                }
-                None => {}
-            }
-        }
-        Ok(gone)
-    }
-
-    fn forget_pinned(&self, gone: &[(ChunkId, u64)]) -> Result<(), StoreError> {
-        for (id, length) in gone {
-            self.ring.delete_pinned(id)?;
-            self.ring.pinned.fetch_sub(*length, Relaxed);
-        }
-        Ok(())
-    }
 }
 
 /// One reader's turn at a cold chunk; its end lets the others look again.
@@ -485,14 +384,4 @@ impl Drop for Turn {
 /// Runs disk or hash work on a blocking thread.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closing)
-}
-
-/// How many pins hold a chunk, and its length.
-fn pinned_record(value: &[u8]) -> Option<(u64, u64)> {
-    let (count, length) = value.split_at_checked(8)?;
-    Some((u64::from_be_bytes(count.try_into().ok()?), u64::from_be_bytes(length.try_into().ok()?)))
-}
-
-fn record(count: u64, length: u64) -> Vec<u8> {
-    [count.to_be_bytes(), length.to_be_bytes()].concat()
 }

@@ -2,9 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use rust_rocksdb::{DBRawIteratorWithThreadMode, ErrorKind, ReadOptions};
-
-use crate::ring::Db;
+use crate::ring::Found;
 use crate::{ChunkId, Store, StoreError};
 
 /// How far a verification has come, and what it found.
@@ -33,38 +31,28 @@ impl Store {
         let pinned = inner.ring.pinned.load(std::sync::atomic::Ordering::Relaxed);
         let mut progress =
             Progress { total_bytes: inner.ring.cached_bytes() + pinned, ..Progress::default() };
-        for name in inner.ring.families() {
-            let Some(family) = inner.ring.db.cf_handle(&name) else { continue };
-            let mut options = ReadOptions::default();
-            options.fill_cache(false);
-            // Keys come without their blobs, so that one damaged blob does not end the walk.
-            options.set_allow_unprepared_value(true);
-            let mut keys: DBRawIteratorWithThreadMode<'_, Db> =
-                inner.ring.db.raw_iterator_cf_opt(&family, options);
-            keys.seek_to_first();
-            while keys.valid() {
-                if let Some(id) = keys.key().and_then(|key| <[u8; 32]>::try_from(key).ok()).map(ChunkId) {
-                    let reason = match inner.ring.db.get_pinned_cf(&family, id.0) {
-                        Ok(Some(bytes)) => {
-                            progress.bytes += bytes.len() as u64;
-                            (ChunkId::of(&bytes) != id).then(|| "it fails its hash".to_owned())
-                        }
-                        Ok(None) => None,
-                        Err(error) if error.kind() == ErrorKind::Corruption => Some(error.to_string()),
-                        Err(error) => return Err(error.into()),
-                    };
-                    progress.chunks += 1;
-                    if let Some(reason) = reason {
-                        progress.failed += 1;
-                        inner.damaged(&name, &id, &reason)?;
+        for family in inner.ring.families() {
+            let mut stopped = false;
+            family.ids(|id| {
+                let reason = match family.get(&id)? {
+                    Found::Sound(bytes) => {
+                        progress.bytes += bytes.len() as u64;
+                        (ChunkId::of(&bytes) != id).then(|| "it fails its hash".to_owned())
                     }
-                    if report(&progress).is_break() {
-                        return Ok(progress);
-                    }
+                    Found::Absent => None,
+                    Found::Damaged(reason) => Some(reason),
+                };
+                progress.chunks += 1;
+                if let Some(reason) = reason {
+                    progress.failed += 1;
+                    inner.damaged(&family, &id, &reason)?;
                 }
-                keys.next();
+                stopped = report(&progress).is_break();
+                Ok(!stopped)
+            })?;
+            if stopped {
+                return Ok(progress);
             }
-            keys.status()?;
         }
         progress.done = true;
         let _ = report(&progress);

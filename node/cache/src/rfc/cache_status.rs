@@ -70,7 +70,7 @@ pub struct CacheStatus<'a> {
 }
 
 impl CacheStatus<'_> {
-    /// Writes the list member. A hit costs one allocation, that of the value.
+    /// The list member. A hit costs one allocation, that of the value.
     pub fn to_value(&self) -> HeaderValue {
         let mut buffer = [0_u8; USUAL_LENGTH];
         let mut free = &mut buffer[..];
@@ -89,7 +89,8 @@ impl CacheStatus<'_> {
         headers.append(CACHE_STATUS, self.to_value());
     }
 
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    /// Writes the list member.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
         out.write_all(NAME.as_bytes())?;
         if self.hit {
             out.write_all(b"; hit")?;
@@ -134,8 +135,8 @@ fn value(bytes: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(bytes).unwrap_or_else(|_| HeaderValue::from_static(NAME))
 }
 
-/// The largest integers of structured fields have 15 digits (RFC 8941 §3.3.1).
-fn write_integer(out: &mut impl Write, integer: i64) -> io::Result<()> {
+/// Writes a decimal; the largest integers of structured fields have 15 digits (RFC 8941 §3.3.1).
+pub fn write_integer(out: &mut impl Write, integer: i64) -> io::Result<()> {
     const MOST: u64 = 999_999_999_999_999;
     let mut rest = integer.unsigned_abs().min(MOST);
     let mut digits = [0_u8; 16];

@@ -1,13 +1,13 @@
 //! May a response be stored, and why not (RFC 9111 §3)?
 //!
-//! `Set-Cookie` does not forbid storing: an origin that means its cookies for one user says
-//! `private` or `no-store` (§7.3). `Vary: *` can never be selected again (§4.1), and is not worth
+//! `Set-Cookie` does not forbid storing, but for a POST: an origin that means its cookies for one
+//! user says `private` or `no-store` (§7.3). `Vary: *` can never be selected again (§4.1), and is not worth
 //! the room. A 206 is stored as slices, and so only when it says which; a 304 is never stored but
 //! refreshes what is.
 
 use std::fmt;
 
-use http::header::{AUTHORIZATION, CONTENT_LOCATION, CONTENT_TYPE, ETAG, EXPIRES, HeaderMap};
+use http::header::{AUTHORIZATION, CONTENT_LOCATION, CONTENT_TYPE, ETAG, EXPIRES, HeaderMap, SET_COOKIE};
 use http::{Method, StatusCode};
 
 use super::content_range::ContentRange;
@@ -40,7 +40,7 @@ pub struct Exchange<'a> {
 /// Why a response may not be stored, or not usefully.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotStorable {
-    /// The method is not GET or HEAD.
+    /// The method is not GET or HEAD, nor a POST whose answer is the new content of its target.
     Method,
     /// A 1xx is not the response.
     Interim,
@@ -106,7 +106,8 @@ pub fn is_storable(exchange: &Exchange<'_>) -> Result<(), NotStorable> {
 }
 
 /// Whether the response to a POST may be stored for later GETs of the same target: it must be
-/// explicitly fresh and name that target in `Content-Location` (RFC 9110 §9.3.3).
+/// explicitly fresh and name that target in `Content-Location` (RFC 9110 §9.3.3). It must be a 200
+/// too, a 201 or a 204 being no answer to a GET, and set no cookie: that is for the one who posted.
 ///
 /// `target` is the path and query of the request, `authorities` as in [`resolve`].
 ///
@@ -121,8 +122,11 @@ pub fn is_post_storable(
     let names_target = location
         .and_then(|location| resolve(location.as_bytes(), authorities, target))
         .is_some_and(|named| named == target);
-    if *exchange.method != Method::POST || !exchange.status.is_success() || !names_target {
+    if *exchange.method != Method::POST || exchange.status != StatusCode::OK || !names_target {
         return Err(NotStorable::Method);
+    }
+    if exchange.response.contains_key(SET_COOKIE) {
+        return Err(NotStorable::Private);
     }
     if !is_explicit(exchange) {
         return Err(NotStorable::NoLifetime);
@@ -344,7 +348,22 @@ mod tests {
         assert_eq!(post(&[FRESH, ("content-location", "http://example.org/a?b")]), Ok(()));
         assert_eq!(post(&[FRESH, ("content-location", "/a")]), Err(NotStorable::Method));
         assert_eq!(post(&[FRESH]), Err(NotStorable::Method));
+        assert_eq!(post(&[FRESH, ("content-location", "//example.com/a?b")]), Err(NotStorable::Method));
+        assert_eq!(post(&[("expires", "0"), ("content-location", "")]), Ok(()));
         let heuristic = post(&[MODIFIED, ("content-location", "/a?b")]);
         assert_eq!(heuristic, Err(NotStorable::NoLifetime));
+        let private = post(&[("cache-control", "private, max-age=9"), ("content-location", "/a?b")]);
+        assert_eq!(private, Err(NotStorable::Private));
+        let cookie = post(&[FRESH, ("content-location", "/a?b"), ("set-cookie", "a=b")]);
+        assert_eq!(cookie, Err(NotStorable::Private));
+        let located = [FRESH, ("content-location", "/a?b")];
+        for status in [201, 204, 206, 303, 404] {
+            let other = store_with(&Method::POST, &[], status, &located, 0);
+            assert_eq!(other, Err(NotStorable::Method), "{status}");
+        }
+        assert_eq!(store_with(&Method::GET, &[], 200, &located, 0), Ok(()));
+        let user = [("authorization", "FOO")];
+        let refused = store_with(&Method::POST, &user, 200, &located, 0);
+        assert_eq!(refused, Err(NotStorable::Authorization));
     }
 }

@@ -6,7 +6,7 @@
 //! case, the spelling of weights and the order of members go too, order carrying no meaning there
 //! (RFC 9110 §12.5). An absent field differs from an empty one.
 
-use http::header::{ACCEPT_LANGUAGE, CONTENT_LANGUAGE, HeaderMap, HeaderName, HeaderValue, VARY};
+use http::header::{HeaderMap, HeaderName, HeaderValue, VARY};
 
 use super::list::Members;
 
@@ -57,23 +57,6 @@ pub fn secondary_key(fields: &[HeaderName], request: &HeaderMap) -> Vec<u8> {
         key.push(b'\n');
     }
     key
-}
-
-/// Whether a stored response is in the one language that a request prefers to all others.
-///
-/// Where a response varies by `Accept-Language`, such a variant is what the origin would choose,
-/// although the keys differ; the other fields of `Vary` must still match. Stored content in
-/// several languages, and a request that likes several equally well, do not count.
-pub fn is_first_choice(stored: &HeaderMap, request: &HeaderMap) -> bool {
-    let mut languages =
-        stored.get_all(CONTENT_LANGUAGE).iter().flat_map(|line| Members::new(line.as_bytes()));
-    let (Some(language), None) = (languages.next(), languages.next()) else { return false };
-    let Some(wanted) = weighted(&ACCEPT_LANGUAGE, request) else { return false };
-    match wanted[..] {
-        [first] => first.weight > 0 && first.names(language),
-        [first, second, ..] => first.weight > second.weight && first.names(language),
-        [] => false,
-    }
 }
 
 fn push_normal(key: &mut Vec<u8>, field: &HeaderName, request: &HeaderMap) {
@@ -299,20 +282,5 @@ mod tests {
         assert!(!same("accept-language", &["en;q=2"], &["en"]));
         assert!(same("accept-language", &["en;q=2"], &["en;q=2"]));
         assert_eq!(key("accept-language", &["en;q=1.001"]), b"accept-language:en;q=1.001\n");
-    }
-
-    #[test]
-    fn the_language_wanted_most_is_known() {
-        let stored = lines("content-language", &["de"]);
-        let wants = |text| is_first_choice(&stored, &lines("accept-language", &[text]));
-        assert!(wants("fr;q=0.5, de;q=1.0"));
-        assert!(wants("DE"));
-        assert!(!wants("en, de"));
-        assert!(!wants("de;q=0"));
-        assert!(!wants("de;q=0.5, fr"));
-        assert!(!wants("*"));
-        assert!(!is_first_choice(&stored, &HeaderMap::new()));
-        let both = lines("content-language", &["de, en"]);
-        assert!(!is_first_choice(&both, &lines("accept-language", &["de"])));
     }
 }

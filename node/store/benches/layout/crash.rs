@@ -1,16 +1,14 @@
 //! SIGKILL in the middle of writing: a child of this very program writes, the parent kills it and
 //! measures how long it takes until the first chunk can be read again, and what is lost.
 
-use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rust_rocksdb::WriteBatch;
 
 use crate::Result;
+use crate::instruments::child::{Teller, tell};
 use crate::load::Check;
 use crate::machine;
 use crate::material::Material;
@@ -35,9 +33,7 @@ pub(crate) fn fill_until_killed(plan: &Plan) -> Result<()> {
         while begun.elapsed() < 2 * PATIENCE {
             store.put(&material, &mut cursor, &mut batch)?;
             if cursor.next.is_multiple_of(TELL_EVERY) {
-                let mut out = io::stdout().lock();
-                writeln!(out, "{}", cursor.next)?;
-                out.flush()?;
+                tell(cursor.next)?;
             }
         }
         Err("nobody killed this child".into())
@@ -53,13 +49,10 @@ pub(crate) fn measure(plan: &Plan, material: &Material, path: &Path, shape: Shap
     if plan.direct_writes {
         command.arg("--direct-writes");
     }
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    let counts = counts(&mut child);
-    let full = counts.as_ref().map_err(ToString::to_string).and_then(|counts| until_full(counts, material));
-    child.kill()?;
-    child.wait()?;
-    // What it said before it died; the channel closes as the pipe has.
-    let put = full?.max(counts?.iter().last().unwrap_or(0));
+    // Once it has put a quarter more than the capacity, at any moment.
+    let full = material.capacity + material.capacity / 4;
+    let moment = Duration::from_millis(fastrand::u64(..200));
+    let put = Teller::start(&mut command)?.kill_at(full, PATIENCE, moment)?;
 
     // As after a power cut, nothing is in the page cache.
     let cold = machine::drop_page_cache(path)?;
@@ -92,32 +85,4 @@ pub(crate) fn measure(plan: &Plan, material: &Material, path: &Path, shape: Shap
             wrong_chunks: wrong,
         })
     })
-}
-
-/// The numbers that the child prints. The thread ends with the child.
-fn counts(child: &mut Child) -> Result<Receiver<u64>> {
-    let out = child.stdout.take().ok_or("the child has no output")?;
-    let (sender, counts) = mpsc::channel();
-    thread::spawn(move || {
-        let lines = BufReader::new(out).lines().map_while(io::Result::ok);
-        for count in lines.filter_map(|line| line.parse().ok()) {
-            if sender.send(count).is_err() {
-                break;
-            }
-        }
-    });
-    Ok(counts)
-}
-
-/// Waits until the child has put a quarter more than the capacity, and then a moment longer at random.
-/// Returns how many chunks it had put at least.
-fn until_full(counts: &Receiver<u64>, material: &Material) -> std::result::Result<u64, String> {
-    let begun = Instant::now();
-    let mut put = 0;
-    while put < material.capacity + material.capacity / 4 {
-        let left = PATIENCE.checked_sub(begun.elapsed()).ok_or("the child writes too slowly")?;
-        put = counts.recv_timeout(left).map_err(|_| "the child has stopped writing")?;
-    }
-    thread::sleep(Duration::from_millis(fastrand::u64(..200)));
-    Ok(put)
 }

@@ -11,28 +11,24 @@
 
 mod course;
 mod crash;
+#[path = "../instruments/mod.rs"]
+mod instruments;
 mod load;
-mod machine;
 mod material;
 mod plan;
 mod report;
 mod store;
 
-use std::error::Error;
-use std::fs;
-use std::path::Path;
-use std::process::{self, ExitCode};
-use std::thread;
+use std::process::ExitCode;
 use std::time::Instant;
 
+use instruments::{Result, machine, run};
 use plan::{Command, Plan};
 use report::{Report, Skipped};
 
 // The node's own allocator: RocksDB asks for a buffer of a MiB on every read.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> ExitCode {
     let command = match plan::parse(std::env::args().skip(1)) {
@@ -61,9 +57,9 @@ fn main() -> ExitCode {
 
 fn compare(plan: &Plan) -> Result<()> {
     let root = tempfile::Builder::new().prefix("skerry-layout-").tempdir_in(&plan.dir)?;
-    watch(root.path(), plan);
+    run::watch("layout", root.path(), plan.limit * 2);
     let material = material::Material::new(plan.capacity);
-    let disk = machine::Disk::new(root.path(), &material)?;
+    let disk = machine::Disk::new(root.path(), material.pool())?;
     let mut report = Report::new(plan);
     let begun = Instant::now();
     for &value in &plan.values {
@@ -81,23 +77,7 @@ fn compare(plan: &Plan) -> Result<()> {
     }
     report.seconds = begun.elapsed().as_secs_f64();
     println!("{}", report.text());
-    if let Some(path) = &plan.json {
-        fs::write(path, serde_json::to_vec_pretty(&report)?)
-            .map_err(|error| format!("writing {}: {error}", path.display()))?;
-    }
+    let json = run::write_json("layout", plan.json.as_deref(), &report)?;
+    println!("all of it: {}", json.display());
     Ok(())
-}
-
-/// Ends the run when it outlives its limit by far: a call into RocksDB that never returns cannot be
-/// bounded in any other way.
-fn watch(root: &Path, plan: &Plan) {
-    let (root, limit) = (root.to_owned(), plan.limit * 2);
-    thread::spawn(move || {
-        thread::sleep(limit);
-        eprintln!("layout: still running after {} s, given up", limit.as_secs());
-        if let Err(error) = fs::remove_dir_all(&root) {
-            eprintln!("layout: {} is left behind: {error}", root.display());
-        }
-        process::exit(1);
-    });
 }

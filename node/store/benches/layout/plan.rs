@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::instruments::run;
 use crate::store::Layout;
 
 const MIB: u64 = 1 << 20;
@@ -17,7 +18,7 @@ usage: layout [options]
   --no-checksums      leave out RocksDB's own checksums when reading
   --limit-seconds N   begin no further measurement after so long (default 420, quick 100)
   --dir DIR           make the databases below DIR (default: the build's temporary folder)
-  --json FILE         write the figures to FILE as well";
+  --json FILE         where the figures go as JSON (default: bench/layout.json in the build's folder)";
 
 /// One comparison.
 #[derive(Debug, Clone)]
@@ -53,7 +54,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Comma
         direct_writes: false,
         checksums: true,
         limit: Duration::ZERO,
-        dir: option_env!("CARGO_TARGET_TMPDIR").map_or_else(std::env::temp_dir, PathBuf::from),
+        dir: run::scratch(),
         json: None,
     };
     while let Some(argument) = arguments.next() {

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::instruments::machine::median;
+use crate::instruments::table::{shown, table};
 use crate::plan::Plan;
 
 /// Everything measured in one run.
@@ -110,9 +112,7 @@ impl Report {
 
     /// The median of all runs of `dd`.
     fn dd(&self) -> Option<f64> {
-        let mut sorted = self.dd_mib_s.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied()
+        median(&self.dd_mib_s)
     }
 
     pub(crate) fn text(&self) -> String {
@@ -222,26 +222,6 @@ impl Report {
         }
         text
     }
-}
-
-/// Columns as wide as they must be; the first to the left, figures to the right.
-fn table(heads: &str, rows: impl Iterator<Item = Vec<String>>) -> String {
-    let heads: Vec<String> = heads.split('|').map(str::to_owned).collect();
-    let rows: Vec<Vec<String>> = [heads].into_iter().chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let mut text = "\n".to_owned();
-    for row in &rows {
-        for (column, cell) in row.iter().enumerate() {
-            let width = width(column);
-            text += &if column == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
-        }
-        text.push('\n');
-    }
-    text
-}
-
-fn shown(value: Option<f64>, digits: usize) -> String {
-    value.map_or_else(|| "-".into(), |value| format!("{value:.digits$}"))
 }
 
 fn brief(value: f64) -> String {

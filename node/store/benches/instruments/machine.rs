@@ -1,22 +1,21 @@
 //! What the machine says: bytes written, processor time, disk use, the page cache, `dd`.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::Result;
-use crate::material::Material;
+use super::Result;
 
 /// Linux counts processor time for user space in hundredths of a second.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// Bounds `sync` and `dd`.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// `dd` writes the pool so many times.
-const DD_FILES: usize = 4;
+/// Bytes that `dd` writes.
+const DD_BYTES: usize = 256 << 20;
 
 /// Bytes that this process has caused to be sent to disks (`write_bytes` of proc_pid_io(5)).
 pub(crate) fn written_bytes() -> Result<u64> {
@@ -69,9 +68,13 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    pub(crate) fn new(dir: &Path, material: &Material) -> Result<Self> {
+    /// `pool` holds random bytes, a divisor of 256 MiB.
+    pub(crate) fn new(dir: &Path, pool: &[u8]) -> Result<Self> {
         let disk = Self { source: dir.join("dd.in"), target: dir.join("dd.out") };
-        fs::write(&disk.source, material.pool().repeat(DD_FILES))?;
+        let mut source = fs::File::create(&disk.source)?;
+        for _ in 0..DD_BYTES / pool.len() {
+            source.write_all(pool)?;
+        }
         sync(dir)?;
         Ok(disk)
     }
@@ -80,7 +83,8 @@ impl Disk {
     /// file system has no direct writes.
     pub(crate) fn dd(&self) -> Option<f64> {
         // Reading it first brings it back into the page cache.
-        let mib = fs::read(&self.source).ok()?.len() as f64 / f64::from(1 << 20);
+        let bytes = io::copy(&mut fs::File::open(&self.source).ok()?, &mut io::sink()).ok()?;
+        let mib = bytes as f64 / f64::from(1 << 20);
         let argument = |name: &str, path: &Path| format!("{name}={}", path.display());
         let took = run(Command::new("dd")
             .arg(argument("if", &self.source))
@@ -115,4 +119,12 @@ pub(crate) fn percentile(samples: &mut [Duration], share: f64) -> Option<f64> {
     samples.sort_unstable();
     let rank = (share * samples.len() as f64).ceil() as usize;
     samples.get(rank.saturating_sub(1)).map(|sample| sample.as_secs_f64() * 1e3)
+}
+
+/// The middle value, or the mean of the two in the middle; none of nothing.
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let upper = *sorted.get(sorted.len() / 2)?;
+    Some(if sorted.len() % 2 == 1 { upper } else { f64::midpoint(sorted[sorted.len() / 2 - 1], upper) })
 }
