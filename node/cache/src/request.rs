@@ -25,12 +25,12 @@ pub fn authority<B>(request: &Request<B>) -> Result<String, &'static str> {
 }
 
 /// A host name as nearly all are, for which no parser is needed: letters, digits, dots and dashes,
-/// and a port of at most four digits.
+/// and a port.
 pub fn is_plain(host: &str) -> bool {
     let (name, port) = host.split_once(':').unwrap_or((host, "0"));
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-';
-    let digits = (1..=4).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
-    !name.is_empty() && name.bytes().all(plain) && digits
+    let digits = (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
+    !name.is_empty() && name.bytes().all(plain) && digits && (port.len() < 5 || port <= "65535")
 }
 
 fn checked(text: &str) -> Result<String, &'static str> {
