@@ -1,5 +1,6 @@
 //! An object's bytes for one client: from the store, from a running fill, or fetched now.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,10 +9,11 @@ use futures_util::stream;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use skerry_core::{Body, BodyError};
+use skerry_store::{ChunkId, ReadAhead};
 
 use crate::engine::Cache;
 use crate::error::FetchError;
-use crate::fill::{Piece, Reader};
+use crate::fill::{Fill, Piece, Reader};
 use crate::index::Key;
 use crate::object::Object;
 use crate::site::Site;
@@ -29,6 +31,8 @@ pub struct Source {
     pub object: Arc<Object>,
     /// Fields to ask the origin with for what is missing.
     pub request: Arc<http::HeaderMap>,
+    /// Its bytes on their way, when they are: if the store takes none, they are only there.
+    pub fill: Option<Arc<Fill>>,
 }
 
 impl Source {
@@ -67,12 +71,24 @@ fn frames(bytes: Cursor) -> Body {
     Body::stream(StreamBody::new(stream))
 }
 
+/// Chunks that one client reads ahead: a disk is at its best with some MiB under way.
+const AHEAD: usize = 4;
+
+/// A chunk that is being read before it is asked for.
+struct Ahead {
+    chunk: ChunkId,
+    /// Where it ends in the object.
+    end: u64,
+    read: ReadAhead,
+}
+
 /// A client's place in an object.
 pub(crate) struct Cursor {
     source: Source,
     position: u64,
     end: u64,
     reader: Option<Reader>,
+    ahead: VecDeque<Ahead>,
     failures: u32,
     /// Tells a fill that somebody wants its bytes, however far behind.
     _watching: Arc<()>,
@@ -81,7 +97,15 @@ pub(crate) struct Cursor {
 impl Cursor {
     fn new(source: Source, range: Range<u64>) -> Self {
         let watching = source.object.body.watchers.clone();
-        Self { source, position: range.start, end: range.end, reader: None, failures: 0, _watching: watching }
+        Self {
+            source,
+            position: range.start,
+            end: range.end,
+            reader: None,
+            ahead: VecDeque::new(),
+            failures: 0,
+            _watching: watching,
+        }
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
@@ -128,14 +152,37 @@ impl Cursor {
     async fn held(&mut self) -> Option<Bytes> {
         loop {
             let extent = self.source.object.body.extents.read().at(self.position)?;
-            match self.source.cache.store.read(extent.chunk).await {
+            let read = match self.ahead.pop_front() {
+                Some(ahead) if ahead.chunk == extent.chunk.id => ahead.read.await,
+                _ => {
+                    self.ahead.clear();
+                    self.source.cache.store.read(extent.chunk).await
+                }
+            };
+            match read {
                 Ok(Some(bytes)) if bytes.len() == extent.length as usize => {
+                    self.read_ahead(extent.range().end);
                     return Some(bytes.slice((self.position - extent.offset) as usize..));
                 }
                 Ok(_) => {}
                 Err(error) => log::warn!("a chunk cannot be read: {error}"),
             }
             self.source.object.body.extents.write().remove(extent.offset);
+        }
+    }
+
+    /// Begins to read the chunks from `next` on while the one before them is sent.
+    fn read_ahead(&mut self, next: u64) {
+        let mut next = self.ahead.back().map_or(next, |last| last.end);
+        while next < self.end && self.ahead.len() < AHEAD {
+            let Some(extent) = self.source.object.body.extents.read().at(next) else { return };
+            let store = &self.source.cache.store;
+            if self.ahead.is_empty() && store.hot(&extent.chunk.id).is_some() {
+                return;
+            }
+            let Some(read) = store.read_ahead(extent.chunk) else { return };
+            next = extent.range().end;
+            self.ahead.push_back(Ahead { chunk: extent.chunk.id, end: next, read });
         }
     }
 
@@ -152,7 +199,7 @@ impl Cursor {
 
 /// Several ranges as one `multipart/byteranges` body (RFC 9110 §14.6).
 pub fn multipart(source: &Source, parts: Vec<(Vec<u8>, Range<u64>)>, trailer: Vec<u8>) -> Body {
-    let mut pieces: std::collections::VecDeque<Part> = std::collections::VecDeque::new();
+    let mut pieces: VecDeque<Part> = VecDeque::new();
     for (header, range) in parts {
         pieces.push_back(Part::Text(header.into()));
         pieces.push_back(Part::Bytes(Box::new(Cursor::new(source.clone(), range))));

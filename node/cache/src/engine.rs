@@ -180,7 +180,10 @@ impl Cache {
         let mut entry = self.index.hot(&site.name, target);
         let key = Key { site: site.name.clone(), target: target.into() };
         if entry.is_none() {
-            entry = self.load(site, &key).await;
+            entry = match self.index.load_now(&key, &site.policy) {
+                Some(found) => found,
+                None => self.load(site, &key).await,
+            };
         }
         let now = now_ms();
         // Variants of which none matches; one that was purged is no reason to speak of `Vary`.
@@ -201,6 +204,7 @@ impl Cache {
             key: key.clone(),
             object: object.clone(),
             request,
+            fill: None,
         };
         let (hit, ttl, result) = match may {
             Reuse::Fresh { ttl } => (true, ttl, CacheResult::Hit),

@@ -62,6 +62,8 @@ pub enum Landing {
         selected_by: Arc<(Vec<HeaderName>, Vec<u8>)>,
         /// Which part came, and the `Content-Range` that said so, when a part was asked for.
         part: Option<(Range<u64>, HeaderValue)>,
+        /// Its body on its way, held for who has not begun to read it.
+        fill: Option<Arc<Fill>>,
     },
     /// The origin answered with an error, and the stale object may be served instead.
     Error(StatusCode),
@@ -166,7 +168,14 @@ impl Cache {
         let selected_by = Arc::new((variant.fields.clone(), variant.selecting.clone()));
         let known = ask.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &object));
         let new = !known && !object.directives.no_cache && !object.outdated.load(Relaxed);
-        new.then(|| Landing::Object { status: object.status, object, stored: true, selected_by, part: None })
+        new.then(|| Landing::Object {
+            status: object.status,
+            object,
+            stored: true,
+            selected_by,
+            part: None,
+            fill: None,
+        })
     }
 
     async fn flight(
@@ -221,7 +230,7 @@ impl Cache {
             drop(listed);
             let stored = selected_by.is_some();
             let selected_by = selected_by.unwrap_or_default();
-            let what = Landing::Object { object, status, stored, selected_by, part: None };
+            let what = Landing::Object { object, status, stored, selected_by, part: None, fill: None };
             // What may not be kept is for this client alone.
             land(if stored { what.clone() } else { Landing::Alone });
             let _ = boarded.send(Boarded::Landed(what));
@@ -346,6 +355,7 @@ impl Cache {
             stored: true,
             selected_by,
             part: relayed,
+            fill: Some(fill.clone()),
         };
         landing.send_replace(Some(what.clone()));
         // The first client's place is taken before the pump runs, so that it is never unwatched.

@@ -107,7 +107,7 @@ impl Cache {
                 }
             };
             match landing {
-                Landing::Object { object, status, stored: kept, selected_by, part: relayed } => {
+                Landing::Object { object, status, stored: kept, selected_by, part: relayed, fill } => {
                     if collapsed && secondary_key(&selected_by.0, &headers) != selected_by.1 {
                         apart = true;
                         continue;
@@ -119,6 +119,7 @@ impl Cache {
                         key: key.clone(),
                         object,
                         request: headers,
+                        fill,
                     };
                     let status = CacheStatus {
                         fwd: Some(fwd),
@@ -175,6 +176,7 @@ impl Cache {
                 key: key.clone(),
                 object,
                 request: Arc::new(head.headers.clone()),
+                fill: None,
             };
             if self.is_at_hand(&source, head).await {
                 let status = CacheStatus {

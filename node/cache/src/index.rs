@@ -69,8 +69,8 @@ pub struct Index {
     next_uid: AtomicU64,
     /// Changes of entries in memory, one at a time.
     changes: Mutex<()>,
-    /// Looks at memory together with the database, one at a time; only on blocking threads, and
-    /// taken before `changes`.
+    /// Looks at memory together with the database, one at a time; waited for only on blocking
+    /// threads, and taken before `changes`.
     writes: Mutex<()>,
 }
 
@@ -109,6 +109,33 @@ impl Index {
         self.load_locked(key, policy)
     }
 
+    /// As [`Index::load`], when the disk is not needed for it: `None` when it is, or when somebody is
+    /// writing. Never blocks.
+    pub fn load_now(&self, key: &Key, policy: &Policy) -> Option<Option<Arc<Entry>>> {
+        let _one_at_a_time = self.writes.try_lock()?;
+        if let Some(entry) = self.hot.get(key) {
+            return Some(Some(entry));
+        }
+        let value = self.store.meta().get_from_memory(Table::Objects, &key.bytes()).ok()??;
+        let Some(value) = value else { return Some(None) };
+        let records = postcard::from_bytes::<Vec<Record>>(&value).ok()?;
+        if records.iter().any(|record| record.spilled) {
+            return None;
+        }
+        let variants = records.into_iter().filter_map(|record| record.variant(policy, Vec::new())).collect();
+        Some(Some(self.insert_loaded(key, Entry { variants })))
+    }
+
+    /// Puts an entry into memory that was read, unless a newer one is there.
+    fn insert_loaded(&self, key: &Key, entry: Entry) -> Arc<Entry> {
+        let _one_at_a_time = self.changes.lock();
+        self.hot.get(key).unwrap_or_else(|| {
+            let entry = Arc::new(entry);
+            self.hot.insert(key.clone(), entry.clone());
+            entry
+        })
+    }
+
     fn load_locked(&self, key: &Key, policy: &Policy) -> Result<Option<Arc<Entry>>, StoreError> {
         if let Some(entry) = self.hot.get(key) {
             return Ok(Some(entry));
@@ -130,13 +157,7 @@ impl Index {
             }
             entry.variants.extend(record.variant(policy, spilled));
         }
-        let entry = Arc::new(entry);
-        let _one_at_a_time = self.changes.lock();
-        if let Some(newer) = self.hot.get(key) {
-            return Ok(Some(newer));
-        }
-        self.hot.insert(key.clone(), entry.clone());
-        Ok(Some(entry))
+        Ok(Some(self.insert_loaded(key, entry)))
     }
 
     /// The variant that a request selects, unless a purge took it (RFC 9111 §4.1). Newest first.

@@ -150,8 +150,8 @@ impl Origin {
                 let store: Arc<dyn ObjectStore> = if prefix.is_empty() {
                     Arc::new(store)
                 } else {
-                    let prefix =
-                        object_store::path::Path::parse(prefix.as_ref()).map_err(|error| error.to_string())?;
+                    let prefix = object_store::path::Path::parse(prefix.as_ref())
+                        .map_err(|error| error.to_string())?;
                     Arc::new(object_store::prefix::PrefixStore::new(store, prefix))
                 };
                 Self::Objects { store, folder: None, url, fresh_seconds }

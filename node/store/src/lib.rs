@@ -26,4 +26,4 @@ pub use chunk::ChunkId;
 pub use config::StoreConfig;
 pub use error::StoreError;
 pub use role::StoreRole;
-pub use store::{Class, Located, Store};
+pub use store::{Class, Located, ReadAhead, Store};

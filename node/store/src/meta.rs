@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rust_rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Direction, IteratorMode, Options,
-    WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Direction, ErrorKind, IteratorMode,
+    Options, ReadOptions, ReadTier, WriteBatch, WriteOptions,
 };
 
 use crate::StoreError;
@@ -94,6 +94,18 @@ impl Meta {
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let family = self.db.cf_handle(table.name()).ok_or(StoreError::Closing)?;
         Ok(self.db.get_cf(&family, key)?)
+    }
+
+    /// A record, when that can be told without the disk: the outer `None` when it cannot.
+    pub fn get_from_memory(&self, table: Table, key: &[u8]) -> Result<Option<Option<Vec<u8>>>, StoreError> {
+        let family = self.db.cf_handle(table.name()).ok_or(StoreError::Closing)?;
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::BlockCache);
+        match self.db.get_cf_opt(&family, key, &options) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes one record; it survives a crash of the process.

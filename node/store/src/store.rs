@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,6 +20,8 @@ use crate::{ChunkId, StoreConfig, StoreError, pins};
 
 /// How often the free space of the disk is asked for while chunks are written.
 const SPACE_CHECK: Duration = Duration::from_millis(100);
+/// Chunks that are read before they are asked for, over all clients.
+const MOST_AHEAD: usize = 64;
 
 /// What a chunk is kept for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,7 @@ pub(crate) struct Inner {
     refusing: AtomicBool,
     evicting: AtomicBool,
     reading: Mutex<HashMap<ChunkId, tokio::sync::watch::Receiver<()>>>,
+    ahead: Arc<tokio::sync::Semaphore>,
 }
 
 struct Space {
@@ -95,6 +100,7 @@ impl Store {
             refusing: AtomicBool::new(false),
             evicting: AtomicBool::new(false),
             reading: Mutex::default(),
+            ahead: Arc::new(tokio::sync::Semaphore::new(MOST_AHEAD)),
         }));
         store.refresh_metrics();
         Ok(store)
@@ -159,6 +165,15 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Begins to read a chunk that will be asked for next; `None` when enough others are ahead. What
+    /// is read ahead is held apart from the memory tier's bound, hence the limit.
+    pub fn read_ahead(&self, chunk: Located) -> Option<ReadAhead> {
+        let slot = self.0.ahead.clone().try_acquire_owned().ok()?;
+        let store = self.clone();
+        let read = tokio::spawn(async move { store.read(chunk).await });
+        Some(ReadAhead { read, _slot: slot })
     }
 
     /// Hashes nothing: writes a chunk whose id is known. Blocks; for blocking threads.
@@ -365,6 +380,26 @@ impl Inner {
                 }
             }
         }
+    }
+}
+
+/// A chunk on its way from the disk; it keeps one of the slots for reading ahead until it is taken.
+pub struct ReadAhead {
+    read: tokio::task::JoinHandle<Result<Option<Bytes>, StoreError>>,
+    _slot: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Future for ReadAhead {
+    type Output = Result<Option<Bytes>, StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.read).poll(context).map(|read| read.unwrap_or(Err(StoreError::Closing)))
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        self.read.abort();
     }
 }
 
