@@ -228,7 +228,8 @@ impl Ring {
         let mut database = Options::default();
         database.create_if_missing(true);
         database.create_missing_column_families(true);
-        database.set_max_background_jobs(4);
+        // A quarter of them flush: one alone has too little under way for a fast disk.
+        database.set_max_background_jobs(12);
         database.set_max_open_files(4096);
         database.set_keep_log_file_num(4);
         database.set_max_log_file_size(16 << 20);
