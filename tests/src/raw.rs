@@ -20,6 +20,8 @@ pub type Fields = Vec<(String, String)>;
 /// An answer, complete or not.
 #[derive(Clone, Debug)]
 pub struct Response {
+    /// Interim answers that came before it: status and fields.
+    pub interim: Vec<(u16, Fields)>,
     /// The status code.
     pub status: u16,
     /// The header section.
@@ -192,11 +194,12 @@ impl Connection {
         Ok(response)
     }
 
-    /// Reads the head of an answer, passing over interim answers; `body` is left empty.
+    /// Reads the head of an answer and the interim answers before it; `body` is left empty.
     ///
     /// # Errors
     /// As [`Connection::response`].
     pub fn head(&mut self) -> io::Result<Response> {
+        let mut interim = Vec::new();
         loop {
             let line = self.line()?;
             let mut words = line.split_ascii_whitespace();
@@ -207,9 +210,11 @@ impl Connection {
             };
             let headers = self.fields()?;
             if (100..200).contains(&status) && status != 101 {
+                interim.push((status, headers));
                 continue;
             }
-            return Ok(Response { status, headers, body: Vec::new(), trailers: Vec::new(), complete: false });
+            let (body, trailers) = (Vec::new(), Vec::new());
+            return Ok(Response { interim, status, headers, body, trailers, complete: false });
         }
     }
 

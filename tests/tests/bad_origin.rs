@@ -158,7 +158,7 @@ fn what_is_not_http_is_a_502() {
 }
 
 #[test]
-fn interim_answers_are_passed_over() {
+fn interim_answers_reach_the_client_that_waits_and_are_not_kept() {
     let origin = Origin::start();
     let hints = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n";
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nCache-Control: max-age=60\r\n\r\nfinal";
@@ -166,6 +166,14 @@ fn interim_answers_are_passed_over() {
     let node = impatient(&origin).start();
     let answer = node.get("/hints");
     assert_eq!((answer.status, answer.text().as_str()), (200, "final"));
+    let [(103, fields)] = answer.interim.as_slice() else { panic!("{:?}", answer.interim) };
+    let link = [("link".to_owned(), "</style.css>; rel=preload".to_owned())];
+    assert_eq!(
+        fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect::<Vec<_>>(),
+        link
+    );
+    let hit = node.hit("/hints");
+    assert_eq!((hit.interim.len(), hit.text().as_str()), (0, "final"));
 }
 
 #[test]

@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use skerry_core::Body;
+use skerry_core::lane::Interim;
 use tokio::sync::{oneshot, watch};
 
 use crate::body::Source;
 use crate::engine::Cache;
 use crate::error::FetchError;
+use crate::exchange::is_error;
 use crate::fill::Fill;
-use crate::holding::holding;
 use crate::index::Key;
 use crate::object::{Content, Object, Times, Variant, declared_length, now_ms};
 use crate::pump::Ends;
@@ -26,24 +27,11 @@ use crate::purge::Effect;
 use crate::rfc::conditional::{add_validators, has_validator, remove_conditions, validators_agree};
 use crate::rfc::content_range::ContentRange;
 use crate::rfc::directives::{RequestDirectives, ResponseDirectives, targeted};
-use crate::rfc::fields::{append_via, ensure_date, storable_headers, strip_hop_by_hop, update_from_304};
+use crate::rfc::fields::{ensure_date, storable_headers, strip_hop_by_hop, update_from_304};
 use crate::rfc::storable::{Exchange, NotStorable, is_storable};
 use crate::rfc::vary::{VaryFields, secondary_key};
 use crate::site::Site;
 
-/// Fields by which some origins choose what to answer, and which no key of ours holds: a client
-/// could have its own answer stored for everybody.
-const UNKEYED: [&str; 9] = [
-    "forwarded",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-port",
-    "x-forwarded-server",
-    "x-host",
-    "x-original-url",
-    "x-rewrite-url",
-    "x-http-method-override",
-];
 /// After an answer that could not be kept, requests for the same target do not wait for each other.
 const APART: Duration = Duration::from_secs(5);
 
@@ -100,6 +88,8 @@ pub struct Ask {
     pub stale_if_error: bool,
     /// What the index had for this request, whether it may be used or not.
     pub seen: Option<Arc<Object>>,
+    /// Where the first client takes answers before the answer.
+    pub interim: Option<Interim>,
 }
 
 /// Flights under way.
@@ -205,8 +195,10 @@ impl Cache {
             add_validators(&mut headers, &object.headers);
         }
         let sent = now_ms();
+        let target = &ask.key.target;
+        let interim = ask.interim.clone();
         let response =
-            self.exchange(&ask.site, Method::GET, &ask.key.target, headers.clone(), Body::Empty).await;
+            self.exchange(&ask.site, Method::GET, target, headers.clone(), Body::Empty, interim).await;
         let times = Times { request: sent, response: now_ms() };
         let land = |what: Landing| {
             landing.send_replace(Some(what.clone()));
@@ -464,7 +456,7 @@ impl Cache {
             headers.insert(header::IF_RANGE, validator.clone());
         }
         let response =
-            self.exchange(&source.site, Method::GET, &source.key.target, headers, Body::Empty).await?;
+            self.exchange(&source.site, Method::GET, &source.key.target, headers, Body::Empty, None).await?;
         let Some(ContentRange::Bytes { range, total }) = ContentRange::of(response.headers()) else {
             return Err(FetchError::Changed);
         };
@@ -473,56 +465,6 @@ impl Cache {
             && range.start == missing.start
             && range.end >= missing.end;
         if same { Ok(response.into_body()) } else { Err(FetchError::Changed) }
-    }
-
-    /// One exchange with an origin, bounded in time and number, counted.
-    pub(crate) async fn exchange(
-        &self,
-        site: &Arc<Site>,
-        method: Method,
-        target: &str,
-        headers: HeaderMap,
-        body: Body,
-    ) -> Result<Response<Body>, FetchError> {
-        let timeout = site.response_timeout();
-        let Ok(turn) = site.queue.clone().try_acquire_owned() else {
-            return Err(FetchError::TimedOut("have a free connection"));
-        };
-        let slot = tokio::time::timeout(timeout, site.slots.clone().acquire_owned()).await;
-        drop(turn);
-        let slot = match slot {
-            Ok(Ok(slot)) => slot,
-            Ok(Err(_)) => return Err(FetchError::Draining),
-            Err(_) => return Err(FetchError::TimedOut("have a free connection")),
-        };
-        site.in_flight.fetch_add(1, Relaxed);
-        let answered = tokio::time::timeout(timeout, site.origin.send(method, target, headers, body)).await;
-        site.in_flight.fetch_sub(1, Relaxed);
-        let result = answered.unwrap_or(Err(FetchError::TimedOut("answer")));
-        match &result {
-            Ok(response) => {
-                site.metrics.origin_ok.inc();
-                if !is_error(response.status()) {
-                    site.note(true, &"");
-                }
-            }
-            Err(error) => {
-                site.metrics.origin_failed.inc();
-                site.note(false, error);
-            }
-        }
-        result.map(|response| response.map(|body| holding(body, slot, site.read_timeout())))
-    }
-
-    /// The client's fields as they go to an origin.
-    pub(crate) fn origin_headers(&self, client: &HeaderMap) -> HeaderMap {
-        let mut headers = client.clone();
-        strip_hop_by_hop(&mut headers);
-        for name in UNKEYED {
-            headers.remove(name);
-        }
-        append_via(&mut headers, http::Version::HTTP_11, &self.node_name);
-        headers
     }
 
     /// Writes an entry down; what cannot be written is only lost at a restart.
@@ -542,9 +484,4 @@ impl Cache {
             log::warn!("an object's record cannot be removed: {error}");
         }
     }
-}
-
-/// Statuses that count as an error for stale-if-error (RFC 5861 §4).
-pub fn is_error(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::request::Parts as Head;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use skerry_core::{Body, problem};
 
 use crate::answer::{answer, relay_part};
@@ -45,6 +45,7 @@ impl Cache {
             stored,
             stale_if_error,
             seen,
+            interim: None,
         }
     }
 
@@ -79,6 +80,7 @@ impl Cache {
         for _ in 0..3 {
             let mut ask =
                 self.ask(site, &key, &headers, directives, stored.clone(), stale_if_error, seen.clone());
+            ask.interim = head.extensions.get().cloned();
             if stored.is_none() {
                 ask.range = self.origin_range(&head);
             }
@@ -247,8 +249,10 @@ impl Cache {
         let headers = self.origin_headers(&head.headers);
         let seen = self.index.purges.current();
         let sent = now_ms();
-        let response =
-            self.on_background(site, Method::HEAD, key.target.to_string(), headers, Body::Empty).await;
+        let interim = head.extensions.get().cloned();
+        let response = self
+            .on_background(site, Method::HEAD, key.target.to_string(), headers, Body::Empty, interim)
+            .await;
         let mut response = match response {
             Ok(response) => response,
             Err(error) => return self.stale_or(site, &key, &head, stored, fwd, Err(error), false).await,
@@ -281,20 +285,5 @@ impl Cache {
         CacheStatus { fwd: Some(fwd), fwd_status: Some(response.status()), ..CacheStatus::default() }
             .append_to(response.headers_mut());
         Done { response, result: CacheResult::Pass }
-    }
-
-    /// An exchange on the background runtime, where the origins' connections live.
-    pub(crate) async fn on_background(
-        self: &Arc<Self>,
-        site: &Arc<Site>,
-        method: Method,
-        target: String,
-        headers: HeaderMap,
-        body: Body,
-    ) -> Result<Response<Body>, FetchError> {
-        let (cache, site) = (self.clone(), site.clone());
-        let task =
-            self.background.spawn(async move { cache.exchange(&site, method, &target, headers, body).await });
-        task.await.unwrap_or(Err(FetchError::Draining))
     }
 }

@@ -14,6 +14,7 @@ pub mod config;
 mod ending;
 pub mod engine;
 pub mod error;
+mod exchange;
 pub mod extent;
 pub mod fetch;
 pub mod fill;

@@ -18,11 +18,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::{ClientConfigKey, GetOptions, GetRange, ObjectStore, RetryConfig};
+use skerry_core::lane::Interim;
 use skerry_core::{Body, BodyError};
 
 use crate::config::CacheConfig;
 use crate::error::FetchError;
 use crate::rfc::content_range::ContentRange;
+use crate::rfc::fields::strip_hop_by_hop;
 use crate::rfc::range::{RangeSet, resolve};
 
 /// Header fields of an origin's answer, and bytes of them, that are taken.
@@ -174,6 +176,7 @@ impl Origin {
         target: &str,
         mut headers: HeaderMap,
         body: Body,
+        interim: Option<Interim>,
     ) -> Result<Response<Body>, FetchError> {
         match self {
             Self::Http { scheme, authority, prefix, client } => {
@@ -196,6 +199,9 @@ impl Origin {
                 *request.method_mut() = method;
                 *request.uri_mut() = uri;
                 *request.headers_mut() = headers;
+                if let Some(interim) = interim {
+                    relay_interim(&mut request, interim);
+                }
                 // A connection of the pool may be closed while the request is on its way.
                 let again = again(&request);
                 let response = match (client.request(request).await, again) {
@@ -233,7 +239,17 @@ fn again(request: &Request<Body>) -> Option<Request<Body>> {
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
     *again.headers_mut() = request.headers().clone();
+    *again.extensions_mut() = request.extensions().clone();
     Some(again)
+}
+
+/// Passes 1xx answers on to the client that waits (RFC 9110 §15.2).
+fn relay_interim(request: &mut Request<Body>, interim: Interim) {
+    hyper::ext::on_informational(request, move |answer| {
+        let mut headers = answer.headers().clone();
+        strip_hop_by_hop(&mut headers);
+        interim.send(answer.status(), headers);
+    });
 }
 
 /// Whether a connection ended before any answer: RFC 9112 §9.3.1 expects a client to ask again.

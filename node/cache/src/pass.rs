@@ -38,7 +38,7 @@ impl Cache {
         let method = head.method.clone();
         let purge_seen = self.index.purges.current();
         let sent = now_ms();
-        let response = self.on_background(site, method.clone(), target.clone(), headers, body).await;
+        let response = self.on_background(site, method.clone(), target.clone(), headers, body, None).await;
         let mut response = match response {
             Ok(response) => response,
             Err(error) => return failed(&error),

@@ -9,6 +9,7 @@
 //! Source: RFC 9112 (HTTP/1.1), sections 2, 3, 6 and 9.
 
 mod inbox;
+mod interim;
 mod parse;
 mod respond;
 
@@ -26,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::connection::{Connection, Watched};
 use crate::worker::Handler;
 use inbox::Inbox;
+pub use interim::Interim;
 use parse::Parsed;
 pub use parse::Plain;
 use respond::{respond, send};
@@ -165,7 +167,7 @@ async fn ask<S, H>(
     stream: &mut Watched<S>,
     handler: &Arc<H>,
     connection: &Arc<Connection>,
-    request: http::Request<crate::Body>,
+    mut request: http::Request<crate::Body>,
     head: &mut Vec<u8>,
 ) -> io::Result<bool>
 where
@@ -174,6 +176,19 @@ where
 {
     let is_head = request.method() == http::Method::HEAD;
     let _answering = connection.begin(request.method(), request.uri());
-    let response = handler.clone().handle(request, connection.clone()).await;
+    let (interim, mut early) = Interim::channel();
+    request.extensions_mut().insert(interim);
+    let mut handling = pin!(handler.clone().handle(request, connection.clone()));
+    let response = loop {
+        tokio::select! {
+            biased;
+            Some((status, headers)) = early.recv() => {
+                head.clear();
+                respond::write_interim(head, status, &headers);
+                send(stream, [&head[..]]).await?;
+            }
+            response = &mut handling => break response,
+        }
+    };
     respond(stream, connection, is_head, response, head).await
 }

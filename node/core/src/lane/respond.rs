@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::response::Parts;
-use http::{Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode, header};
 use hyper::body::{Body as HttpBody, Frame};
 use tokio::io::AsyncWrite;
 
@@ -93,12 +93,23 @@ pub(super) async fn respond<S: AsyncWrite + Unpin>(
     Ok(keep)
 }
 
-fn write_head(head: &mut Vec<u8>, parts: &Parts, body: &Body, framing: Framing, keep: bool) {
-    head.extend_from_slice(b"HTTP/1.1 ");
-    head.extend_from_slice(parts.status.as_str().as_bytes());
-    head.push(b' ');
-    head.extend_from_slice(parts.status.canonical_reason().unwrap_or_default().as_bytes());
+/// An interim answer: its status and fields, and no content.
+pub(super) fn write_interim(head: &mut Vec<u8>, status: StatusCode, headers: &HeaderMap) {
+    write_status(head, status);
+    headers.iter().for_each(|(name, value)| field(head, name.as_str(), value.as_bytes()));
     head.extend_from_slice(b"\r\n");
+}
+
+fn write_status(head: &mut Vec<u8>, status: StatusCode) {
+    head.extend_from_slice(b"HTTP/1.1 ");
+    head.extend_from_slice(status.as_str().as_bytes());
+    head.push(b' ');
+    head.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    head.extend_from_slice(b"\r\n");
+}
+
+fn write_head(head: &mut Vec<u8>, parts: &Parts, body: &Body, framing: Framing, keep: bool) {
+    write_status(head, parts.status);
     for (name, value) in &parts.headers {
         let ours = matches!(*name, header::CONNECTION | header::TRANSFER_ENCODING)
             || (*name == header::CONTENT_LENGTH && framing != Framing::Nothing);
