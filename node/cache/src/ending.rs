@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Body as _;
+use skerry_core::Body;
+use skerry_core::body::{BodyFrame, Tap, Tapped};
 use skerry_core::connection::Connection;
-use skerry_core::{Body, BodyError};
 
 use crate::site::Site;
 
@@ -54,7 +54,7 @@ pub(crate) struct Ending {
 impl Ending {
     pub(crate) fn over(mut self, body: Body) -> Body {
         match body {
-            Body::Stream(_) => Body::stream(Ended { body, ending: self }),
+            Body::Stream(_) => Body::stream(Tapped::new(body, self)),
             Body::Full(bytes) => {
                 self.count(bytes.len());
                 Body::Full(bytes)
@@ -85,33 +85,14 @@ impl Drop for Ending {
     }
 }
 
-struct Ended {
-    body: Body,
-    ending: Ending,
-}
-
-impl HttpBody for Ended {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
+impl Tap for Ending {
+    fn poll_frame(&mut self, body: &mut Body, context: &mut Context<'_>) -> Poll<BodyFrame> {
+        let polled = Pin::new(body).poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
-            self.ending.count(data.len());
+            self.count(data.len());
         }
         polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

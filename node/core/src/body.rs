@@ -33,6 +33,46 @@ impl Body {
     }
 }
 
+/// Sees the frames of a body on their way.
+pub trait Tap {
+    /// Polls the body, and may look at, replace or hold back what it says.
+    fn poll_frame(&mut self, body: &mut Body, context: &mut Context<'_>) -> Poll<BodyFrame>;
+}
+
+/// What a body says when it is polled.
+pub type BodyFrame = Option<Result<Frame<Bytes>, BodyError>>;
+
+/// A body with a [`Tap`] on it; its length is the body's.
+pub struct Tapped<T> {
+    body: Body,
+    tap: T,
+}
+
+impl<T> Tapped<T> {
+    /// Puts a tap on a body.
+    pub fn new(body: Body, tap: T) -> Self {
+        Self { body, tap }
+    }
+}
+
+impl<T: Tap + Unpin> HttpBody for Tapped<T> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<BodyFrame> {
+        let Self { body, tap } = &mut *self;
+        tap.poll_frame(body, context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
         if bytes.is_empty() { Self::Empty } else { Self::Full(bytes) }
@@ -49,10 +89,7 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<BodyFrame> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => {

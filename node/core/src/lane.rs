@@ -74,7 +74,7 @@ enum Step {
     Read,
     Over,
     Answered(AtOnce, usize),
-    Ask(http::Request<crate::Body>, usize),
+    Ask(Box<http::Request<crate::Body>>, usize),
 }
 
 /// Serves a connection until it closes or asks for something else. `max_head` bounds a request's
@@ -126,7 +126,7 @@ where
             Step::Ask(request, length) => {
                 inbox.consume(length);
                 // Boxed, so that an idle connection does not hold the room of an answer.
-                let keep = Box::pin(ask(stream, handler, connection, request, &mut head)).await?;
+                let keep = Box::pin(ask(stream, handler, connection, *request, &mut head)).await?;
                 if !keep {
                     return Ok(Left::Closed);
                 }
@@ -157,7 +157,7 @@ fn step<H: Handler>(
             {
                 return Step::Answered(answer, length);
             }
-            plain.request().map_or(Step::Over, |request| Step::Ask(request, length))
+            plain.request().map_or(Step::Over, |request| Step::Ask(Box::new(request), length))
         }
     }
 }

@@ -63,10 +63,10 @@ pub(super) fn parse<'a>(bytes: &'a [u8], slots: &'a mut Slots<'a>) -> Parsed<'a>
                     return Parsed::Other;
                 }
             }
-            10 if field.name.eq_ignore_ascii_case("connection") => {
-                if !field.value.eq_ignore_ascii_case(b"keep-alive") {
-                    return Parsed::Other;
-                }
+            10 if field.name.eq_ignore_ascii_case("connection")
+                && !field.value.eq_ignore_ascii_case(b"keep-alive") =>
+            {
+                return Parsed::Other;
             }
             2 if field.name.eq_ignore_ascii_case("te") => return Parsed::Other,
             6 if field.name.eq_ignore_ascii_case("expect") => return Parsed::Other,
