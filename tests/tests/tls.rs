@@ -3,15 +3,23 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use skerry_tests::content;
-use skerry_tests::node::Node;
+use skerry_tests::node::{Node, NodeBuilder};
 use skerry_tests::origin::Origin;
 use skerry_tests::raw;
 use skerry_tests::reply::Reply;
 use skerry_tests::wait;
 use tempfile::TempDir;
+use tokio_rustls::TlsConnector;
 
 /// A self-signed certificate and its key, in files.
 struct Certificate {
@@ -29,6 +37,16 @@ impl Certificate {
         Self { certificate, key }
     }
 
+    /// A client that trusts this certificate alone and speaks `protocol`.
+    fn connector(&self, protocol: &[u8]) -> TlsConnector {
+        let trusted = CertificateDer::from_pem_file(&self.certificate).expect("the certificate");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(trusted).expect("a root");
+        let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![protocol.to_owned()];
+        TlsConnector::from(Arc::new(config))
+    }
+
     /// Puts this one where the node looks for its own.
     fn replace(&self, other: &Self) {
         std::fs::copy(&self.certificate, &other.certificate).expect("the certificate is copied");
@@ -36,12 +54,15 @@ impl Certificate {
     }
 }
 
-fn node(origin: &Origin, certificate: &Certificate) -> Node {
+fn builder(origin: &Origin, certificate: &Certificate) -> NodeBuilder {
     Node::in_front_of(origin)
         .set("public", "tls_listen", "[\"127.0.0.1:0\"]")
         .text("public", "tls_certificate_file", &certificate.certificate.to_string_lossy())
         .text("public", "tls_key_file", &certificate.key.to_string_lossy())
-        .start()
+}
+
+fn node(origin: &Origin, certificate: &Certificate) -> Node {
+    builder(origin, certificate).start()
 }
 
 /// Runs curl for a path of the node, trusting nothing but `trusted`.
@@ -147,4 +168,32 @@ fn a_broken_certificate_does_not_replace_a_good_one() {
     let path = own.certificate.to_string_lossy().into_owned();
     wait::until("the complaint", Duration::from_secs(10), || node.logged(&[path.as_str()]));
     assert_eq!(text(&curl(&node, &trusted, "/a", &[])), "content");
+}
+
+/// A browser that pauses one download stops reading a stream, not the connection.
+#[tokio::test]
+async fn a_stream_that_is_never_read_ends_at_the_timeout() {
+    let origin = Origin::start();
+    origin.reply("/film", Reply::generated(96, 64 << 20).etag("one").fresh());
+    let folder = folder();
+    let own = Certificate::write(folder.path(), "own");
+    let node = builder(&origin, &own).set("public", "write_timeout_seconds", 1).start();
+
+    let tcp = tokio::net::TcpStream::connect(node.tls()).await.expect("a connection");
+    let name = ServerName::try_from(raw::HOST).expect("a name");
+    let tls = own.connector(b"h2").connect(name, tcp).await.expect("a handshake");
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1 << 16)
+        .handshake::<_, Empty<Bytes>>(TokioIo::new(tls))
+        .await
+        .expect("HTTP/2");
+    let ended = tokio::spawn(connection);
+    let request = Request::get(format!("https://{}/film", raw::HOST)).body(Empty::new()).expect("a request");
+    let held = sender.send_request(request).await.expect("an answer");
+    let before = Instant::now();
+    let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
+    assert!(ended.is_ok(), "the stream is held for ever");
+    assert!(before.elapsed() > Duration::from_millis(500));
+    let got = held.into_body().collect().await;
+    assert!(got.is_err(), "an answer that was cut looks whole");
 }

@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Re
 use std::task::{Context, Poll};
 
 use http::{Method, Uri};
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Body as _;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
+use crate::Body;
+use crate::body::{BodyFrame, Tap, Tapped};
 use crate::config::PublicConfig;
-use crate::{Body, BodyError};
 
 const NEVER: u64 = u64::MAX;
 
@@ -32,6 +33,11 @@ pub struct Connection {
     clock: Arc<AtomicU64>,
     /// Requests being answered: at most 1 in HTTP/1.1.
     active: AtomicU32,
+    /// Answers of which a piece is given out and not yet taken: windows of HTTP/2 may stay shut
+    /// while the socket takes all that is sent.
+    given: AtomicU32,
+    /// When the last piece was given out.
+    given_since: AtomicU64,
     /// Whether part of a request header has arrived (HTTP/1.1).
     in_head: AtomicBool,
     /// HTTP/2 multiplexes: bytes between requests are no request header.
@@ -78,6 +84,8 @@ impl Connection {
             secure,
             clock,
             active: AtomicU32::new(0),
+            given: AtomicU32::new(0),
+            given_since: AtomicU64::new(now),
             in_head: AtomicBool::new(false),
             multiplexed: AtomicBool::new(false),
             since: AtomicU64::new(now),
@@ -148,8 +156,10 @@ impl Connection {
         if blocked != NEVER {
             return now.saturating_sub(blocked) > limits.write;
         }
-        if self.active.load(Relaxed) > 0 {
-            return false;
+        let active = self.active.load(Relaxed);
+        if active > 0 {
+            let all_given = self.given.load(Relaxed) == active;
+            return all_given && now.saturating_sub(self.given_since.load(Relaxed)) > limits.write;
         }
         let limit = if self.in_head.load(Relaxed) { limits.header } else { limits.idle };
         now.saturating_sub(self.since.load(Relaxed)) > limit
@@ -168,29 +178,45 @@ impl Drop for Answering {
     }
 }
 
-/// A response body that keeps its connection busy until it is sent or dropped.
+/// An answer's body keeps its connection busy until it is sent or dropped.
 pub(crate) struct Served {
-    pub(crate) body: Body,
-    pub(crate) _answering: Answering,
+    answering: Answering,
+    /// Whether the client has not yet taken what was last given.
+    given: bool,
 }
 
-impl HttpBody for Served {
-    type Data = bytes::Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<bytes::Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+impl Served {
+    pub(crate) fn body(body: Body, answering: Answering) -> Tapped<Self> {
+        Tapped::new(body, Self { answering, given: false })
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+    fn give(&mut self, given: bool) {
+        let connection = &self.answering.0;
+        if given {
+            connection.given_since.store(connection.clock.load(Relaxed), Relaxed);
+        }
+        match (self.given, given) {
+            (false, true) => drop(connection.given.fetch_add(1, Relaxed)),
+            (true, false) => drop(connection.given.fetch_sub(1, Relaxed)),
+            _ => {}
+        }
+        self.given = given;
     }
+}
 
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+impl Tap for Served {
+    fn poll_frame(&mut self, body: &mut Body, context: &mut Context<'_>) -> Poll<BodyFrame> {
+        // Polled again: what was given is on its way.
+        self.give(false);
+        let polled = Pin::new(body).poll_frame(context);
+        self.give(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        polled
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.give(false);
     }
 }
 
@@ -283,6 +309,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{FutureExt as _, StreamExt as _, stream};
+    use http_body_util::BodyExt as _;
+
     use super::*;
 
     fn connection() -> (Arc<Connection>, Arc<AtomicU64>, Limits) {
@@ -303,6 +332,25 @@ mod tests {
         assert!(!connection.overdue(1_100, &limits));
         assert!(connection.overdue(1_101, &limits));
         assert!(connection.target().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_client_takes_nothing_is_overdue_after_the_write_limit() {
+        let (connection, clock, limits) = connection();
+        let piece = hyper::body::Frame::data(bytes::Bytes::from_static(b"piece"));
+        let pieces = stream::iter([Ok::<_, crate::BodyError>(piece)]).chain(stream::pending());
+        let pieces = Body::stream(http_body_util::StreamBody::new(pieces));
+        let answering = connection.begin(&Method::GET, &Uri::from_static("/x"));
+        let mut body = Box::pin(Served::body(pieces, answering));
+        clock.store(1_000, Relaxed);
+        assert!(!connection.overdue(1_000, &limits), "it waits for us");
+        body.frame().await.unwrap().unwrap();
+        assert!(!connection.overdue(1_050, &limits));
+        assert!(connection.overdue(1_051, &limits));
+        assert!(body.frame().now_or_never().is_none());
+        assert!(!connection.overdue(2_000, &limits), "it waits for us again");
+        drop(body);
+        assert!(!connection.overdue(1_100, &limits));
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::body::Tapped;
 use crate::config::PublicConfig;
 use crate::connection::{Connection, Limits, Order, Served, Watched};
 use crate::lane::{self, Lane, Left};
@@ -249,7 +250,8 @@ impl<H: Handler> Worker<H> {
         &self,
         request: Request<Incoming>,
         connection: Arc<Connection>,
-    ) -> impl Future<Output = Result<Response<Served>, std::convert::Infallible>> + Send + use<H> {
+    ) -> impl Future<Output = Result<Response<Tapped<Served>>, std::convert::Infallible>> + Send + use<H>
+    {
         answer(self.shared.clone(), request, connection)
     }
 
@@ -306,14 +308,14 @@ async fn answer<H: Handler>(
     shared: Arc<Shared<H>>,
     request: Request<Incoming>,
     connection: Arc<Connection>,
-) -> Result<Response<Served>, std::convert::Infallible> {
+) -> Result<Response<Tapped<Served>>, std::convert::Infallible> {
     let answering = connection.begin(request.method(), request.uri());
     let whole = |body: Incoming| if body.is_end_stream() { Body::Empty } else { Body::stream(body) };
     let mut response = shared.handler.clone().handle(request.map(whole), connection.clone()).await;
     if connection.ends_with_its_answer() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Served { body, _answering: answering }))
+    Ok(response.map(|body| Served::body(body, answering)))
 }
 
 fn debug_end(connection: &Connection, error: &dyn std::error::Error) {
