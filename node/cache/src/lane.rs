@@ -98,10 +98,9 @@ impl Lane for HotLane {
         Some(AtOnce { body, ticket: site.number })
     }
 
-    fn sent(&mut self, answer: AtOnce, took: Duration) {
+    fn sent(&mut self, answer: AtOnce, first: Duration, took: Duration) {
         let tally = self.tally.lock();
-        // The header leaves with the first bytes of the content.
-        tally.ttfb.observe(took.as_secs_f64());
+        tally.ttfb.observe(first.as_secs_f64());
         if let Some(Some(site)) = tally.sites.get(answer.ticket) {
             site.duration.observe(took.as_secs_f64());
         }

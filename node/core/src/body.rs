@@ -37,12 +37,17 @@ impl Body {
 pub trait Tap {
     /// Polls the body, and may look at, replace or hold back what it says.
     fn poll_frame(&mut self, body: &mut Body, context: &mut Context<'_>) -> Poll<BodyFrame>;
+
+    /// Bytes that the body has given and the tap has not.
+    fn held(&self) -> usize {
+        0
+    }
 }
 
 /// What a body says when it is polled.
 pub type BodyFrame = Option<Result<Frame<Bytes>, BodyError>>;
 
-/// A body with a [`Tap`] on it; its length is the body's.
+/// A body with a [`Tap`] on it; its length is the body's and what the tap holds.
 pub struct Tapped<T> {
     body: Body,
     tap: T,
@@ -65,11 +70,17 @@ impl<T: Tap + Unpin> HttpBody for Tapped<T> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.tap.held() == 0 && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let mut hint = self.body.size_hint();
+        let held = self.tap.held() as u64;
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + held);
+        }
+        hint.set_lower(hint.lower() + held);
+        hint
     }
 }
 

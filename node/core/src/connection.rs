@@ -11,13 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Re
 use std::task::{Context, Poll};
 
 use http::{Method, Uri};
-use hyper::body::Body as _;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-use crate::Body;
-use crate::body::{BodyFrame, Tap, Tapped};
 use crate::config::PublicConfig;
 
 const NEVER: u64 = u64::MAX;
@@ -33,11 +30,6 @@ pub struct Connection {
     clock: Arc<AtomicU64>,
     /// Requests being answered: at most 1 in HTTP/1.1.
     active: AtomicU32,
-    /// Answers of which a piece is given out and not yet taken: windows of HTTP/2 may stay shut
-    /// while the socket takes all that is sent.
-    given: AtomicU32,
-    /// When the last piece was given out.
-    given_since: AtomicU64,
     /// Whether part of a request header has arrived (HTTP/1.1).
     in_head: AtomicBool,
     /// HTTP/2 multiplexes: bytes between requests are no request header.
@@ -84,8 +76,6 @@ impl Connection {
             secure,
             clock,
             active: AtomicU32::new(0),
-            given: AtomicU32::new(0),
-            given_since: AtomicU64::new(now),
             in_head: AtomicBool::new(false),
             multiplexed: AtomicBool::new(false),
             since: AtomicU64::new(now),
@@ -132,6 +122,15 @@ impl Connection {
     /// An answer is sent that was not worth a [`Connection::begin`].
     pub(crate) fn rest(&self) {
         self.in_head.store(false, Relaxed);
+        self.moved();
+    }
+
+    /// Part of a request header is there, or about to be (HTTP/1.1).
+    pub(crate) fn heading(&self) {
+        self.in_head.store(true, Relaxed);
+    }
+
+    fn moved(&self) {
         self.since.store(self.clock.load(Relaxed), Relaxed);
     }
 
@@ -156,10 +155,8 @@ impl Connection {
         if blocked != NEVER {
             return now.saturating_sub(blocked) > limits.write;
         }
-        let active = self.active.load(Relaxed);
-        if active > 0 {
-            let all_given = self.given.load(Relaxed) == active;
-            return all_given && now.saturating_sub(self.given_since.load(Relaxed)) > limits.write;
+        if self.active.load(Relaxed) > 0 {
+            return false;
         }
         let limit = if self.in_head.load(Relaxed) { limits.header } else { limits.idle };
         now.saturating_sub(self.since.load(Relaxed)) > limit
@@ -173,50 +170,8 @@ pub(crate) struct Answering(Arc<Connection>);
 impl Drop for Answering {
     fn drop(&mut self) {
         if self.0.active.fetch_sub(1, Relaxed) == 1 {
-            self.0.since.store(self.0.clock.load(Relaxed), Relaxed);
+            self.0.moved();
         }
-    }
-}
-
-/// An answer's body keeps its connection busy until it is sent or dropped.
-pub(crate) struct Served {
-    answering: Answering,
-    /// Whether the client has not yet taken what was last given.
-    given: bool,
-}
-
-impl Served {
-    pub(crate) fn body(body: Body, answering: Answering) -> Tapped<Self> {
-        Tapped::new(body, Self { answering, given: false })
-    }
-
-    fn give(&mut self, given: bool) {
-        let connection = &self.answering.0;
-        if given {
-            connection.given_since.store(connection.clock.load(Relaxed), Relaxed);
-        }
-        match (self.given, given) {
-            (false, true) => drop(connection.given.fetch_add(1, Relaxed)),
-            (true, false) => drop(connection.given.fetch_sub(1, Relaxed)),
-            _ => {}
-        }
-        self.given = given;
-    }
-}
-
-impl Tap for Served {
-    fn poll_frame(&mut self, body: &mut Body, context: &mut Context<'_>) -> Poll<BodyFrame> {
-        // Polled again: what was given is on its way.
-        self.give(false);
-        let polled = Pin::new(body).poll_frame(context);
-        self.give(matches!(polled, Poll::Ready(Some(Ok(_)))));
-        polled
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.give(false);
     }
 }
 
@@ -233,7 +188,15 @@ impl<S> Watched<S> {
         Self { stream, prefix: bytes::Bytes::new(), connection }
     }
 
-    fn wrote(&self, pending: bool) {
+    fn wrote(&self, result: &Poll<std::io::Result<usize>>) {
+        self.flowed(result.is_pending());
+        // Streams whose bodies are handed over whole are still on their way.
+        if self.connection.multiplexed.load(Relaxed) && matches!(result, Poll::Ready(Ok(1..))) {
+            self.connection.moved();
+        }
+    }
+
+    fn flowed(&self, pending: bool) {
         let connection = &self.connection;
         if pending {
             if connection.blocked_since.load(Relaxed) == NEVER {
@@ -265,7 +228,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             && !connection.multiplexed.load(Relaxed)
             && !connection.in_head.swap(true, Relaxed)
         {
-            connection.since.store(connection.clock.load(Relaxed), Relaxed);
+            connection.moved();
         }
         result
     }
@@ -278,7 +241,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.wrote(result.is_pending());
+        self.wrote(&result);
         result
     }
 
@@ -288,7 +251,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         slices: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.wrote(result.is_pending());
+        self.wrote(&result);
         result
     }
 
@@ -298,7 +261,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_flush(context);
-        self.wrote(result.is_pending());
+        self.flowed(result.is_pending());
         result
     }
 
@@ -309,9 +272,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::{FutureExt as _, StreamExt as _, stream};
-    use http_body_util::BodyExt as _;
-
     use super::*;
 
     fn connection() -> (Arc<Connection>, Arc<AtomicU64>, Limits) {
@@ -332,25 +292,6 @@ mod tests {
         assert!(!connection.overdue(1_100, &limits));
         assert!(connection.overdue(1_101, &limits));
         assert!(connection.target().is_none());
-    }
-
-    #[tokio::test]
-    async fn an_answer_whose_client_takes_nothing_is_overdue_after_the_write_limit() {
-        let (connection, clock, limits) = connection();
-        let piece = hyper::body::Frame::data(bytes::Bytes::from_static(b"piece"));
-        let pieces = stream::iter([Ok::<_, crate::BodyError>(piece)]).chain(stream::pending());
-        let pieces = Body::stream(http_body_util::StreamBody::new(pieces));
-        let answering = connection.begin(&Method::GET, &Uri::from_static("/x"));
-        let mut body = Box::pin(Served::body(pieces, answering));
-        clock.store(1_000, Relaxed);
-        assert!(!connection.overdue(1_000, &limits), "it waits for us");
-        body.frame().await.unwrap().unwrap();
-        assert!(!connection.overdue(1_050, &limits));
-        assert!(connection.overdue(1_051, &limits));
-        assert!(body.frame().now_or_never().is_none());
-        assert!(!connection.overdue(2_000, &limits), "it waits for us again");
-        drop(body);
-        assert!(!connection.overdue(1_100, &limits));
     }
 
     #[tokio::test]

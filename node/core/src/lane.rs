@@ -39,8 +39,9 @@ pub trait Lane: Send + 'static {
     /// when the handler is to answer.
     fn answer(&mut self, request: &Plain<'_>, head: &mut Vec<u8>) -> Option<AtOnce>;
 
-    /// The answer is sent; `took` is from its request's header to its last byte.
-    fn sent(&mut self, answer: AtOnce, took: Duration);
+    /// The answer is sent or broken off; `first` and `took` are from its request's header to its own
+    /// and to its last byte.
+    fn sent(&mut self, answer: AtOnce, first: Duration, took: Duration);
 }
 
 /// Answers nothing: everything goes to the handler.
@@ -49,7 +50,7 @@ impl Lane for () {
         None
     }
 
-    fn sent(&mut self, _: AtOnce, _: Duration) {}
+    fn sent(&mut self, _: AtOnce, _: Duration, _: Duration) {}
 }
 
 /// What follows the header of an answer at once.
@@ -65,6 +66,8 @@ pub struct AtOnce {
 pub(crate) enum Left {
     /// It is at its end.
     Closed,
+    /// It ends with the answer that was sent.
+    Answered,
     /// Its next request, of which these bytes were read, is not for the lane.
     Over(Bytes),
 }
@@ -94,9 +97,11 @@ where
     let mut head = Vec::new();
     loop {
         let started = Instant::now();
-        match step::<H>(&inbox, lane, connection, &mut head) {
+        match step::<H>(&mut inbox, lane, connection, &mut head) {
             Step::Read => {
-                if inbox.is_empty() && connection.is_finishing() {
+                if !inbox.is_empty() {
+                    connection.heading();
+                } else if connection.is_finishing() && connection.is_idle() {
                     return Ok(Left::Closed);
                 }
                 if !inbox.make_room(max_head) {
@@ -108,27 +113,29 @@ where
             }
             Step::Over => return Ok(Left::Over(inbox.take())),
             Step::Answered(answer, length) => {
-                {
+                let first = started.elapsed();
+                let sent = {
                     let mut sending = pin!(send(stream, [&head[..], &answer.body]));
-                    let first = std::future::poll_fn(|context| Poll::Ready(sending.as_mut().poll(context)));
-                    match first.await {
-                        Poll::Ready(result) => result?,
+                    let begun = std::future::poll_fn(|context| Poll::Ready(sending.as_mut().poll(context)));
+                    match begun.await {
+                        Poll::Ready(result) => result,
                         Poll::Pending => {
                             let _answering = inbox.begin(connection);
-                            sending.await?;
+                            sending.await
                         }
                     }
-                }
+                };
+                lane.lock().sent(answer, first, started.elapsed());
+                sent?;
                 inbox.consume(length);
                 connection.rest();
-                lane.lock().sent(answer, started.elapsed());
             }
             Step::Ask(request, length) => {
                 inbox.consume(length);
                 // Boxed, so that an idle connection does not hold the room of an answer.
                 let keep = Box::pin(ask(stream, handler, connection, *request, &mut head)).await?;
                 if !keep {
-                    return Ok(Left::Closed);
+                    return Ok(Left::Answered);
                 }
             }
         }
@@ -136,17 +143,20 @@ where
 }
 
 fn step<H: Handler>(
-    inbox: &Inbox,
+    inbox: &mut Inbox,
     lane: &Mutex<H::Lane>,
     connection: &Connection,
     head: &mut Vec<u8>,
 ) -> Step {
-    if inbox.is_empty() {
+    if !inbox.may_be_whole() {
         return Step::Read;
     }
     let mut slots = parse::slots();
     match parse::parse(inbox.bytes(), &mut slots) {
-        Parsed::Part => Step::Read,
+        Parsed::Part => {
+            inbox.is_part();
+            Step::Read
+        }
         Parsed::Other => Step::Over,
         Parsed::Plain(plain, length) => {
             head.clear();

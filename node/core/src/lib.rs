@@ -20,6 +20,7 @@ pub mod notify;
 pub mod problem;
 pub mod proxy_protocol;
 pub mod role;
+mod streams;
 pub mod tls;
 pub mod worker;
 

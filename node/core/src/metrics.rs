@@ -15,6 +15,8 @@ pub struct ConnectionMetrics {
     pub timed_out: IntCounter,
     /// TLS handshakes that failed.
     pub handshake_failures: IntCounter,
+    /// Connections closed since no PROXY header of version 2 came first.
+    pub proxy_header_failures: IntCounter,
 }
 
 impl ConnectionMetrics {
@@ -49,6 +51,13 @@ impl ConnectionMetrics {
                 IntCounter::with_opts(opts(
                     "skerry_tls_handshake_failures_total",
                     "TLS handshakes that failed.",
+                ))?,
+            )?,
+            proxy_header_failures: register(
+                registry,
+                IntCounter::with_opts(opts(
+                    "skerry_proxy_header_failures_total",
+                    "Connections without a good PROXY header.",
                 ))?,
             )?,
         })

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -10,22 +11,25 @@ use std::time::{Duration, Instant};
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::body::Tapped;
 use crate::config::PublicConfig;
-use crate::connection::{Connection, Limits, Order, Served, Watched};
+use crate::connection::{Connection, Limits, Order, Watched};
 use crate::lane::{self, Lane, Left};
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::ConnectionMetrics;
+use crate::streams::{Served, Streams};
 use crate::{Body, proxy_protocol, tls};
 
 const SWEEP: Duration = Duration::from_millis(250);
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+/// Connections that are still taken when the drain begins, for each listening socket.
+const BACKLOG: usize = 4096;
 
 /// Answers requests. One instance serves every worker.
 pub trait Handler: Send + Sync + 'static {
@@ -71,6 +75,9 @@ struct Worker<H: Handler> {
     clock: Arc<AtomicU64>,
     /// Numbers connections over all of the worker's sockets.
     next: AtomicU64,
+    /// Connections taken and not ended.
+    open: AtomicUsize,
+    /// Those of them that are past the PROXY header and the TLS handshake.
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
 }
 
@@ -82,6 +89,7 @@ pub fn run<H: Handler>(shared: Arc<Shared<H>>, sockets: Vec<Socket>) -> std::io:
         shared,
         clock: Arc::default(),
         next: AtomicU64::new(0),
+        open: AtomicUsize::new(0),
         connections: Mutex::default(),
     });
     runtime.block_on(worker.serve(sockets))
@@ -89,42 +97,61 @@ pub fn run<H: Handler>(shared: Arc<Shared<H>>, sockets: Vec<Socket>) -> std::io:
 
 impl<H: Handler> Worker<H> {
     async fn serve(self: Arc<Self>, sockets: Vec<Socket>) -> std::io::Result<()> {
-        let mut tasks = tokio::task::JoinSet::new();
+        let mut accepting = tokio::task::JoinSet::new();
         for socket in sockets {
             let listener = tokio::net::TcpListener::from_std(socket.listener)?;
-            tasks.spawn(self.clone().accept(listener, socket.tls));
+            accepting.spawn(self.clone().accept(listener, socket.tls));
         }
-        tasks.spawn(self.clone().sweep());
+        let sweeping = tokio::spawn(self.clone().sweep());
         let deadline = self.shared.lifecycle.draining().await;
-        tasks.abort_all();
+        accepting.join_all().await;
         self.drain(deadline).await;
+        sweeping.abort();
         Ok(())
     }
 
+    /// Takes connections until the drain, and then those that stand in the backlog.
     async fn accept(self: Arc<Self>, listener: tokio::net::TcpListener, tls: Option<tls::Reloadable>) {
+        let mut draining = pin!(self.shared.lifecycle.draining());
         loop {
-            let (stream, peer) = match listener.accept().await {
-                Ok(accepted) => accepted,
+            let accepted = tokio::select! {
+                biased;
+                _ = &mut draining => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.take(stream, peer, tls.as_ref()),
                 Err(error) => {
                     // Out of descriptors or memory: the pending connection stays in the backlog.
                     log::warn!("cannot accept a connection: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
                 }
-            };
-            let metrics = &self.shared.metrics;
-            if self.shared.open.fetch_add(1, Relaxed) >= self.shared.config.max_connections {
-                self.shared.open.fetch_sub(1, Relaxed);
-                metrics.refused.inc();
-                continue;
             }
-            metrics.accepted.inc();
-            metrics.open.inc();
-            let id = self.next.fetch_add(1, Relaxed);
-            let guard = Open { worker: self.clone(), id };
-            let tls = tls.as_ref().map(tls::Reloadable::acceptor);
-            tokio::spawn(guard.worker.clone().connection(stream, peer, tls, guard));
         }
+        // The socket itself is asked, since the reactor may not have heard of them yet.
+        let Ok(listener) = listener.into_std() else { return };
+        for (stream, peer) in std::iter::from_fn(|| listener.accept().ok()).take(BACKLOG) {
+            if stream.set_nonblocking(true).is_ok()
+                && let Ok(stream) = TcpStream::from_std(stream)
+            {
+                self.take(stream, peer, tls.as_ref());
+            }
+        }
+    }
+
+    fn take(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, tls: Option<&tls::Reloadable>) {
+        let metrics = &self.shared.metrics;
+        if self.shared.open.fetch_add(1, Relaxed) >= self.shared.config.max_connections {
+            self.shared.open.fetch_sub(1, Relaxed);
+            return metrics.refused.inc();
+        }
+        metrics.accepted.inc();
+        metrics.open.inc();
+        self.open.fetch_add(1, Relaxed);
+        let id = self.next.fetch_add(1, Relaxed);
+        let guard = Open { worker: self.clone(), id };
+        let tls = tls.map(tls::Reloadable::acceptor);
+        tokio::spawn(self.clone().connection(stream, peer, tls, guard));
     }
 
     async fn connection(
@@ -138,7 +165,10 @@ impl<H: Handler> Worker<H> {
         if self.shared.config.proxy_protocol {
             match tokio::time::timeout(HANDSHAKE_LIMIT, proxy_protocol::read(&mut stream)).await {
                 Ok(Ok(client)) => peer = client.unwrap_or(peer),
-                Ok(Err(error)) => return log::debug!(peer:%; "closed: {error}"),
+                Ok(Err(error)) => {
+                    self.shared.metrics.proxy_header_failures.inc();
+                    return log::debug!(peer:%; "closed: {error}");
+                }
                 Err(_) => return self.shared.metrics.timed_out.inc(),
             }
         }
@@ -161,6 +191,11 @@ impl<H: Handler> Worker<H> {
     fn admit(&self, peer: SocketAddr, secure: bool, guard: &Open<H>) -> Arc<Connection> {
         let connection = Arc::new(Connection::new(peer, secure, self.clock.clone()));
         self.connections.lock().insert(guard.id, connection.clone());
+        if matches!(self.shared.lifecycle.phase(), Phase::Draining { .. }) {
+            // It has not had the time yet for the one request it is let to make.
+            connection.heading();
+            connection.order(Order::Finish);
+        }
         connection
     }
 
@@ -190,6 +225,10 @@ impl<H: Handler> Worker<H> {
             Ok(Left::Closed) => {
                 // Says goodbye in TLS; a client that does not listen needs none.
                 let _ = tokio::time::timeout(GOODBYE_LIMIT, stream.shutdown()).await;
+                return;
+            }
+            Ok(Left::Answered) => {
+                let _ = tokio::time::timeout(GOODBYE_LIMIT, linger(&mut stream)).await;
                 return;
             }
             Err(error) => return debug_end(&connection, &error),
@@ -224,7 +263,11 @@ impl<H: Handler> Worker<H> {
         let for_service = connection.clone();
         let service = service_fn(move |request| answer(worker.clone(), request, for_service.clone()));
         let io = TokioIo::new(Watched::new(stream, connection.clone()));
-        let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let streams = Streams {
+            limit: Duration::from_secs(self.shared.config.write_timeout_seconds),
+            timed_out: self.shared.metrics.timed_out.clone(),
+        };
+        let mut http = hyper::server::conn::http2::Builder::new(streams);
         http.timer(TokioTimer::new())
             .max_concurrent_streams(128)
             .max_header_list_size(self.shared.config.max_header_bytes as u32)
@@ -278,7 +321,7 @@ impl<H: Handler> Worker<H> {
         for connection in self.connections.lock().values() {
             connection.order(Order::Finish);
         }
-        while tokio::time::Instant::now() < deadline && !self.connections.lock().is_empty() {
+        while tokio::time::Instant::now() < deadline && self.open.load(Relaxed) > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         for connection in self.connections.lock().values() {
@@ -299,9 +342,17 @@ struct Open<H: Handler> {
 impl<H: Handler> Drop for Open<H> {
     fn drop(&mut self) {
         self.worker.connections.lock().remove(&self.id);
+        self.worker.open.fetch_sub(1, Relaxed);
         self.worker.shared.open.fetch_sub(1, Relaxed);
         self.worker.shared.metrics.open.dec();
     }
+}
+
+/// Closes after an answer. What the client sends meanwhile is read and forgotten, since a socket
+/// that is closed over unread bytes takes the end of the answer with it (RFC 9112 §9.6).
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> std::io::Result<()> {
+    stream.shutdown().await?;
+    tokio::io::copy(stream, &mut tokio::io::sink()).await.map(drop)
 }
 
 async fn answer<H: Handler>(

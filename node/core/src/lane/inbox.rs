@@ -18,6 +18,8 @@ const USUAL: usize = 2048;
 pub(super) struct Inbox {
     room: Vec<u8>,
     filled: usize,
+    /// Bytes of which it is known that they are the beginning of a header.
+    part: usize,
 }
 
 impl Inbox {
@@ -27,6 +29,21 @@ impl Inbox {
 
     pub(super) fn is_empty(&self) -> bool {
         self.filled == 0
+    }
+
+    /// What is there is the beginning of a header.
+    pub(super) fn is_part(&mut self) {
+        self.part = self.filled;
+    }
+
+    /// Whether it may hold a whole header: false saves reading a long one again for each of its
+    /// bytes.
+    pub(super) fn may_be_whole(&self) -> bool {
+        let new = &self.bytes()[self.part.saturating_sub(3)..];
+        match self.part {
+            0 => !new.is_empty(),
+            _ => new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n"),
+        }
     }
 
     /// Makes room for more; false when there are `most` bytes already.
@@ -55,6 +72,7 @@ impl Inbox {
 
     /// Forgets a request that is answered.
     pub(super) fn consume(&mut self, length: usize) {
+        self.part = 0;
         self.room.copy_within(length..self.filled, 0);
         self.filled -= length;
         if self.filled == 0 && self.room.len() > USUAL {
@@ -65,7 +83,7 @@ impl Inbox {
     /// Everything that was read, for whoever goes on.
     pub(super) fn take(&mut self) -> Bytes {
         self.room.truncate(self.filled);
-        self.filled = 0;
+        (self.filled, self.part) = (0, 0);
         std::mem::take(&mut self.room).into()
     }
 
@@ -83,6 +101,24 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_header_in_pieces_is_looked_at_when_its_end_may_be_there() {
+        for end in ["\r\n\r\n", "\n\n", "\n\r\n"] {
+            let text = format!("GET / HTTP/1.1\r\nHost: a{end}");
+            for cut in 1..text.len() {
+                let mut inbox = Inbox::default();
+                assert!(!inbox.may_be_whole());
+                for piece in [&text[..cut], &text[cut..]] {
+                    assert!(inbox.make_room(8192));
+                    inbox.read(&mut piece.as_bytes()).await.unwrap();
+                    assert!(inbox.may_be_whole());
+                    inbox.is_part();
+                    assert!(!inbox.may_be_whole() || piece == &text[cut..]);
+                }
+            }
+        }
+    }
 
     #[tokio::test]
     async fn it_grows_to_its_bound_and_shrinks_again() {

@@ -110,9 +110,11 @@ fn write_status(head: &mut Vec<u8>, status: StatusCode) {
 
 fn write_head(head: &mut Vec<u8>, parts: &Parts, body: &Body, framing: Framing, keep: bool) {
     write_status(head, parts.status);
+    // RFC 9110 §8.6: it says nothing of a length.
+    let empty = parts.status == StatusCode::NO_CONTENT;
     for (name, value) in &parts.headers {
         let ours = matches!(*name, header::CONNECTION | header::TRANSFER_ENCODING)
-            || (*name == header::CONTENT_LENGTH && framing != Framing::Nothing);
+            || (*name == header::CONTENT_LENGTH && (framing != Framing::Nothing || empty));
         if !ours {
             field(head, name.as_str(), value.as_bytes());
         }
@@ -125,7 +127,7 @@ fn write_head(head: &mut Vec<u8>, parts: &Parts, body: &Body, framing: Framing, 
         Framing::Chunked => field(head, "transfer-encoding", b"chunked"),
         // What a GET would have had, where the answer to a HEAD carries its content for that.
         Framing::Nothing => {
-            let length = body.size_hint().exact().filter(|length| *length > 0);
+            let length = body.size_hint().exact().filter(|length| *length > 0 && !empty);
             if let Some(length) = length.filter(|_| !parts.headers.contains_key(header::CONTENT_LENGTH)) {
                 field(head, "content-length", length.to_string().as_bytes());
             }
@@ -235,6 +237,11 @@ mod tests {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         let (text, _) = wire(false, response).await;
         assert_eq!(text, "HTTP/1.1 304 Not Modified\r\ndate: then\r\n\r\n");
+        let mut response = answer(Body::Empty);
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        response.headers_mut().insert("content-length", "5".parse().unwrap());
+        let (text, _) = wire(false, response).await;
+        assert_eq!(text, "HTTP/1.1 204 No Content\r\ndate: then\r\n\r\n");
         let (text, _) = wire(false, answer(Body::Empty)).await;
         assert_eq!(text, "HTTP/1.1 200 OK\r\ndate: then\r\ncontent-length: 0\r\n\r\n");
     }
