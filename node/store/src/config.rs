@@ -26,7 +26,7 @@ impl Default for StoreConfig {
             pinned_bytes: 5 << 30,
             memory_tier_bytes: 256 << 20,
             chunk_bytes: 1 << 20,
-            reserve_bytes: 64 << 20,
+            reserve_bytes: 256 << 20,
         }
     }
 }

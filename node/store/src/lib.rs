@@ -13,6 +13,7 @@ pub mod chunk;
 pub mod config;
 pub mod digest;
 pub mod error;
+mod evict;
 pub mod memory;
 pub mod meta;
 pub mod metrics;

@@ -32,11 +32,14 @@ pub enum Table {
     Pins,
     /// How many pins hold a chunk.
     PinnedChunks,
+    /// Cached chunks that were hot when their generation was dropped: chunk id to the generation
+    /// that they were written to again.
+    Saved,
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Objects, Self::Extents, Self::Purges, Self::Pins, Self::PinnedChunks];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Objects, Self::Extents, Self::Purges, Self::Pins, Self::PinnedChunks, Self::Saved];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -45,6 +48,7 @@ impl Table {
             Self::Purges => "purges",
             Self::Pins => "pins",
             Self::PinnedChunks => "pinned-chunks",
+            Self::Saved => "saved",
         }
     }
 }

@@ -14,6 +14,23 @@ use crate::{ChunkId, StoreError};
 impl Inner {
     pub(crate) fn pin(&self, name: &str, chunks: &[Located]) -> Result<(), StoreError> {
         let _one_at_a_time = self.pins.lock();
+        let mut copied = Vec::new();
+        let result = self.pin_locked(name, chunks, &mut copied);
+        if result.is_err() {
+            for id in copied {
+                self.ring.delete_pinned(&id)?;
+            }
+        }
+        result
+    }
+
+    /// Pins; the chunks it copied that were not pinned before go to `copied`.
+    fn pin_locked(
+        &self,
+        name: &str,
+        chunks: &[Located],
+        copied: &mut Vec<ChunkId>,
+    ) -> Result<(), StoreError> {
         let mut changes = Vec::new();
         let mut counts: HashMap<ChunkId, (u64, u64)> = HashMap::new();
         let mut added = 0;
@@ -40,11 +57,17 @@ impl Inner {
                 return Err(StoreError::PinnedFull { used, quota: self.config.pinned_bytes, asked: length });
             }
             if self.free() < self.config.reserve_bytes {
+                self.evict(true)?;
+            }
+            if self.free() < self.config.reserve_bytes {
                 return Err(StoreError::DiskFull { free: self.free(), reserve: self.config.reserve_bytes });
             }
             self.ring.put_pinned(&chunk.id, &bytes)?;
             // A chunk that was pinned already and had been lost is counted already.
-            added += if held.is_some() { 0 } else { length };
+            if held.is_none() {
+                added += length;
+                copied.push(chunk.id);
+            }
             counts.insert(chunk.id, (held.map_or(0, |(count, _)| count), length));
         }
         self.ring.flush_pinned()?;
@@ -94,6 +117,20 @@ impl Inner {
             }
         }
         Ok(gone)
+    }
+
+    /// Removes what the pinned family holds for no pin.
+    pub(crate) fn sweep_pins(&self) -> Result<(), StoreError> {
+        let mut swept = 0;
+        self.ring.pinned_family().ids(|id| {
+            let _one_at_a_time = self.pins.lock();
+            if self.meta.get(Table::PinnedChunks, &id.0)?.is_none() {
+                self.ring.delete_pinned(&id)?;
+                swept += 1;
+            }
+            Ok(true)
+        })?;
+        if swept == 0 { Ok(()) } else { self.ring.collect_pinned() }
     }
 
     fn forget_pinned(&self, gone: &[(ChunkId, u64)]) -> Result<(), StoreError> {

@@ -103,6 +103,11 @@ impl Family {
         Ok(family)
     }
 
+    /// What its chunks take on disk, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
     /// The name in RocksDB.
     pub(crate) fn name(&self) -> String {
         name(self.number)
@@ -178,7 +183,8 @@ impl Family {
         Ok(self.with(|db, family| db.flush_cf_opt(family, options))?)
     }
 
-    fn size_on_disk(&self) -> u64 {
+    /// Bytes of its files.
+    pub(crate) fn size_on_disk(&self) -> u64 {
         ["rocksdb.total-blob-file-size", "rocksdb.total-sst-files-size"]
             .iter()
             .filter_map(|property| self.property(property))
@@ -216,8 +222,8 @@ pub(crate) struct Ring {
     capacity: u64,
     options: Options,
     index_cache: Cache,
-    /// One turn of the ring at a time.
-    turning: Mutex<()>,
+    /// The number of the next generation; one turn of the ring at a time.
+    turning: Mutex<u64>,
 }
 
 impl Ring {
@@ -256,6 +262,7 @@ impl Ring {
             .filter_map(|name| u64::from_str_radix(name.strip_prefix(PREFIX)?, 16).ok())
             .collect();
         numbers.sort_unstable();
+        let next = numbers.last().map_or(1, |last| last + 1);
         let generations: Result<_, _> =
             numbers.into_iter().map(|number| Family::open(&db, Some(number)).map(Arc::new)).collect();
         let ring = Self {
@@ -266,15 +273,20 @@ impl Ring {
             capacity: config.capacity_bytes,
             options,
             index_cache,
-            turning: Mutex::new(()),
+            turning: Mutex::new(next),
         };
-        ring.turn()?;
+        ring.turn(&mut ring.turning.lock())?;
         Ok(ring)
     }
 
     /// Bytes of cached chunks on disk.
     pub(crate) fn cached_bytes(&self) -> u64 {
-        self.generations.read().iter().map(|generation| generation.bytes.load(Relaxed)).sum()
+        self.generations.read().iter().map(|generation| generation.bytes()).sum()
+    }
+
+    /// The numbers of the generations, from the newest on.
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        self.generations.read().iter().rev().filter_map(|generation| generation.number).collect()
     }
 
     /// Number of the oldest generation.
@@ -308,25 +320,30 @@ impl Ring {
     pub(crate) fn overgrown(&self, pressed: bool) -> Result<Option<u64>, StoreError> {
         let is_full = || {
             let newest = self.generations.read().back().cloned();
-            newest.is_none_or(|newest| newest.bytes.load(Relaxed) >= self.target())
+            newest.is_none_or(|newest| newest.bytes() >= self.target())
         };
-        // Whoever finds another at it goes on writing to the full one.
-        if is_full()
-            && let Some(_turning) = self.turning.try_lock()
+        // Whoever finds another at it goes on writing to the full one, and so does everybody while
+        // there is no room for more: first the oldest goes.
+        let may_turn = !pressed || self.generations.read().len() < 2;
+        if may_turn
+            && is_full()
+            && let Some(mut next) = self.turning.try_lock()
             && is_full()
         {
-            self.turn()?;
+            self.turn(&mut next)?;
         }
         let generations = self.generations.read();
-        let held: u64 = generations.iter().map(|generation| generation.bytes.load(Relaxed)).sum();
+        let held: u64 = generations.iter().map(|generation| generation.bytes()).sum();
         let over = held + self.target() > self.share().max(3 * MIN_GENERATION) || pressed;
         Ok(generations.front().filter(|_| over && generations.len() > 1).and_then(|oldest| oldest.number))
     }
 
-    /// Begins a new generation; the one before it is flushed in the background.
-    fn turn(&self) -> Result<(), StoreError> {
+    /// Begins generation `next`; the one before it is flushed in the background.
+    fn turn(&self, next: &mut u64) -> Result<(), StoreError> {
         let full = self.generations.read().back().cloned();
-        let number = full.as_ref().and_then(|full| full.number).unwrap_or(0) + 1;
+        let number = *next;
+        // Never tried twice: where the disk is full, RocksDB may say no to a family that it made.
+        *next += 1;
         self.db.create_cf(name(Some(number)), &self.options)?;
         let newest = Family::open(&self.db, Some(number))?;
         self.generations.write().push_back(Arc::new(newest));
@@ -339,17 +356,24 @@ impl Ring {
         Ok(())
     }
 
-    /// Drops a generation whole.
+    /// Drops a generation whole, if it is the oldest.
     pub(crate) fn drop_generation(&self, number: u64) -> Result<Dropped, StoreError> {
-        let oldest = {
-            let mut generations = self.generations.write();
-            if generations.front().is_none_or(|oldest| oldest.number != Some(number)) {
-                return Ok(Dropped { chunks: 0 });
-            }
-            generations.pop_front()
+        let Some(oldest) = self.generations.write().pop_front_if(|oldest| oldest.number == Some(number))
+        else {
+            return Ok(Dropped { chunks: 0 });
         };
-        let chunks = oldest.and_then(|oldest| oldest.property("rocksdb.estimate-num-keys")).unwrap_or(0);
-        self.db.drop_cf(&name(Some(number)))?;
+        let chunks = oldest.property("rocksdb.estimate-num-keys").unwrap_or(0);
+        match self.db.drop_cf(&oldest.name()) {
+            Ok(()) => {}
+            // An earlier attempt dropped it and failed on the way: its files go at the next start.
+            Err(error) if error.as_ref().contains("already dropped") => {
+                log::error!(generation = number; "a dropped generation keeps its disk space until a restart");
+            }
+            Err(error) => {
+                self.generations.write().push_front(oldest);
+                return Err(error.into());
+            }
+        }
         Ok(Dropped { chunks })
     }
 
@@ -373,9 +397,25 @@ impl Ring {
         self.pinned_family.flush(&FlushOptions::default())
     }
 
-    /// Removes an unpinned chunk; blob garbage collection of the pinned family frees its bytes.
+    /// Removes a chunk that is pinned no more; [`Ring::collect_pinned`] frees its bytes.
     pub(crate) fn delete_pinned(&self, id: &ChunkId) -> Result<(), StoreError> {
         self.pinned_family.remove(id)
+    }
+
+    /// The family of pinned chunks.
+    pub(crate) fn pinned_family(&self) -> &Arc<Family> {
+        &self.pinned_family
+    }
+
+    /// Frees the disk space of unpinned chunks, once it is worth rewriting what stands between
+    /// them. Blocks, for minutes at worst.
+    pub(crate) fn collect_pinned(&self) -> Result<(), StoreError> {
+        self.flush_pinned()?;
+        let pinned = self.pinned.load(Relaxed);
+        if self.pinned_family.size_on_disk() > pinned + (pinned / 4).max(MIN_GENERATION) {
+            self.pinned_family.with(|db, family| db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>));
+        }
+        Ok(())
     }
 
     /// Writes every memtable out, at an orderly end.
@@ -433,5 +473,8 @@ fn pinned_options(index_cache: &Cache) -> Options {
 fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
+    // A family may be dropped while somebody writes to it; without this RocksDB would take that for
+    // a broken memtable, and no write after it until the next start.
+    options.set_ignore_missing_column_families(true);
     options
 }

@@ -6,20 +6,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prometheus::Registry;
 
+use crate::evict::Space;
 use crate::memory::MemoryTier;
 use crate::meta::{Meta, Table};
 use crate::metrics::Metrics;
 use crate::ring::{Db, Family, Found, Ring};
 use crate::{ChunkId, StoreConfig, StoreError, pins};
 
-/// How often the free space of the disk is asked for while chunks are written.
-const SPACE_CHECK: Duration = Duration::from_millis(100);
 /// Chunks that are read before they are asked for, over all clients.
 const MOST_AHEAD: usize = 64;
 
@@ -51,20 +49,15 @@ pub(crate) struct Inner {
     pub(crate) meta: Meta,
     pub(crate) memory: MemoryTier,
     pub(crate) metrics: Metrics,
-    folder: rustix::fd::OwnedFd,
+    pub(crate) folder: rustix::fd::OwnedFd,
     /// Pins are changed by one thread at a time.
     pub(crate) pins: Mutex<()>,
-    space: Mutex<Space>,
+    pub(crate) space: Mutex<Space>,
     /// Whether the last write was refused, so that one line is logged for a full disk.
     refusing: AtomicBool,
-    evicting: AtomicBool,
+    pub(crate) evicting: AtomicBool,
     reading: Mutex<HashMap<ChunkId, tokio::sync::watch::Receiver<()>>>,
     ahead: Arc<tokio::sync::Semaphore>,
-}
-
-struct Space {
-    checked: Option<Instant>,
-    free: u64,
 }
 
 impl Store {
@@ -96,7 +89,7 @@ impl Store {
             metrics,
             folder,
             pins: Mutex::new(()),
-            space: Mutex::new(Space { checked: None, free: u64::MAX }),
+            space: Mutex::new(Space::default()),
             refusing: AtomicBool::new(false),
             evicting: AtomicBool::new(false),
             reading: Mutex::default(),
@@ -128,6 +121,15 @@ impl Store {
     /// A chunk from memory or disk, verified; `None` when it is not held (any more). Readers of
     /// one cold chunk wait for one disk read.
     pub async fn read(&self, chunk: Located) -> Result<Option<Bytes>, StoreError> {
+        self.read_keeping(chunk, ()).await
+    }
+
+    /// As [`Store::read`]; `kept` lives as long as the read of the disk.
+    async fn read_keeping<T: Send + 'static>(
+        &self,
+        chunk: Located,
+        kept: T,
+    ) -> Result<Option<Bytes>, StoreError> {
         let reads = &self.0.metrics.reads;
         loop {
             if let Some(bytes) = self.hot(&chunk.id) {
@@ -147,9 +149,9 @@ impl Store {
             };
             match turn {
                 Ok(turn) => {
-                    let inner = self.0.clone();
-                    let read = blocking(move || inner.read_disk(chunk)).await?;
-                    drop(turn);
+                    // The turn and what is kept end with the read, whatever becomes of who asked.
+                    let work = move || (turn.store.read_disk(chunk), kept).0;
+                    let read = blocking(work).await?;
                     reads
                         .with_label_values(&[if matches!(read, Ok(Some(_))) { "disk" } else { "absent" }])
                         .inc();
@@ -160,7 +162,7 @@ impl Store {
                     let _ = other.changed().await;
                     if self.hot(&chunk.id).is_none() && self.0.memory.bytes() == 0 {
                         let inner = self.0.clone();
-                        return blocking(move || inner.read_disk(chunk)).await?;
+                        return blocking(move || (inner.read_disk(chunk), kept).0).await?;
                     }
                 }
             }
@@ -172,8 +174,7 @@ impl Store {
     pub fn read_ahead(&self, chunk: Located) -> Option<ReadAhead> {
         let slot = self.0.ahead.clone().try_acquire_owned().ok()?;
         let store = self.clone();
-        let read = tokio::spawn(async move { store.read(chunk).await });
-        Some(ReadAhead { read, _slot: slot })
+        Some(ReadAhead(tokio::spawn(async move { store.read_keeping(chunk, slot).await })))
     }
 
     /// Hashes nothing: writes a chunk whose id is known. Blocks; for blocking threads.
@@ -200,13 +201,28 @@ impl Store {
     /// there is no such name.
     pub async fn unpin(&self, name: &str) -> Result<bool, StoreError> {
         let (inner, name) = (self.0.clone(), name.to_owned());
-        blocking(move || inner.unpin(&name)).await?
+        let known = blocking(move || inner.unpin(&name)).await??;
+        let inner = self.0.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = inner.ring.collect_pinned() {
+                log::warn!("the space of unpinned chunks is not free yet: {error}");
+            }
+        });
+        Ok(known)
     }
 
-    /// Whether a chunk can still be held: its generation is in the ring, or it is pinned.
+    /// Removes chunks that no pin holds from the pinned family, as a crash may leave them. Blocks for
+    /// the disk; for a time after the start.
+    pub fn sweep_pins_blocking(&self) -> Result<(), StoreError> {
+        self.0.sweep_pins()
+    }
+
+    /// Whether a chunk can still be held: its generation is in the ring, it was saved from one that
+    /// is not, or it is pinned.
     pub fn may_hold(&self, chunk: &Located) -> Result<bool, StoreError> {
         let in_ring = chunk.generation.is_some_and(|number| number >= self.0.ring.oldest());
-        Ok(in_ring || self.0.meta.get(Table::PinnedChunks, &chunk.id.0)?.is_some())
+        let known = |table| Ok::<_, StoreError>(self.0.meta.get(table, &chunk.id.0)?.is_some());
+        Ok(in_ring || known(Table::Saved)? || known(Table::PinnedChunks)?)
     }
 
     /// Whether writes are refused now (full disk, only pinned bytes left).
@@ -308,60 +324,8 @@ impl Inner {
         family.remove(id)
     }
 
-    fn put(&self, id: ChunkId, bytes: &Bytes) -> Result<Located, StoreError> {
-        let pressed = self.free() < self.config.reserve_bytes;
-        self.evict(pressed)?;
-        if pressed && self.free() < self.config.reserve_bytes {
-            return Err(StoreError::DiskFull { free: self.free(), reserve: self.config.reserve_bytes });
-        }
-        let generation = self.ring.put(&id, bytes)?;
-        self.metrics.written.inc_by(bytes.len() as u64);
-        self.memory.insert(id, bytes.clone(), generation);
-        Ok(Located { id, generation })
-    }
-
-    /// Drops generations until the ring is within its share; hot chunks are written again first.
-    fn evict(&self, pressed: bool) -> Result<(), StoreError> {
-        while let Some(number) = self.ring.overgrown(pressed)? {
-            if self.evicting.swap(true, Relaxed) {
-                return Ok(());
-            }
-            let result = self.evict_generation(number, pressed);
-            self.evicting.store(false, Relaxed);
-            result?;
-            if pressed {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn evict_generation(&self, number: u64, pressed: bool) -> Result<(), StoreError> {
-        let hot = if pressed { Vec::new() } else { self.memory.of_generation(number) };
-        for (id, bytes) in hot {
-            let generation = self.ring.put(&id, &bytes)?;
-            self.metrics.written.inc_by(bytes.len() as u64);
-            self.memory.insert(id, bytes, generation);
-        }
-        let dropped = self.ring.drop_generation(number)?;
-        self.metrics.evictions.inc_by(dropped.chunks);
-        self.space.lock().checked = None;
-        log::debug!(generation = number, chunks = dropped.chunks; "evicted a generation");
-        Ok(())
-    }
-
-    /// Free bytes of the store's disk, asked for at most ten times a second.
-    pub(crate) fn free(&self) -> u64 {
-        let mut space = self.space.lock();
-        if space.checked.is_none_or(|at| at.elapsed() > SPACE_CHECK) {
-            space.free = rustix::fs::fstatvfs(&self.folder).map_or(u64::MAX, |fs| fs.f_bavail * fs.f_frsize);
-            space.checked = Some(Instant::now());
-        }
-        space.free
-    }
-
     /// Logs the first refusal and the recovery, and counts each refusal.
-    fn note(&self, result: &Result<Located, StoreError>) {
+    pub(crate) fn note(&self, result: &Result<Located, StoreError>) {
         match result {
             Ok(_) => {
                 if self.refusing.swap(false, Relaxed) {
@@ -383,23 +347,20 @@ impl Inner {
     }
 }
 
-/// A chunk on its way from the disk; it keeps one of the slots for reading ahead until it is taken.
-pub struct ReadAhead {
-    read: tokio::task::JoinHandle<Result<Option<Bytes>, StoreError>>,
-    _slot: tokio::sync::OwnedSemaphorePermit,
-}
+/// A chunk on its way from the disk.
+pub struct ReadAhead(tokio::task::JoinHandle<Result<Option<Bytes>, StoreError>>);
 
 impl Future for ReadAhead {
     type Output = Result<Option<Bytes>, StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.read).poll(context).map(|read| read.unwrap_or(Err(StoreError::Closing)))
+        Pin::new(&mut self.0).poll(context).map(|read| read.unwrap_or(Err(StoreError::Closing)))
     }
 }
 
 impl Drop for ReadAhead {
     fn drop(&mut self) {
-        self.read.abort();
+        self.0.abort();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::ring::Found;
+use crate::ring::{Family, Found};
 use crate::{ChunkId, Store, StoreError};
 
 /// How far a verification has come, and what it found.
@@ -31,31 +31,47 @@ impl Store {
         let pinned = inner.ring.pinned.load(std::sync::atomic::Ordering::Relaxed);
         let mut progress =
             Progress { total_bytes: inner.ring.cached_bytes() + pinned, ..Progress::default() };
-        for family in inner.ring.families() {
-            let mut stopped = false;
-            family.ids(|id| {
-                let reason = match family.get(&id)? {
-                    Found::Sound(bytes) => {
-                        progress.bytes += bytes.len() as u64;
-                        (ChunkId::of(&bytes) != id).then(|| "it fails its hash".to_owned())
-                    }
-                    Found::Absent => None,
-                    Found::Damaged(reason) => Some(reason),
-                };
-                progress.chunks += 1;
-                if let Some(reason) = reason {
-                    progress.failed += 1;
-                    inner.damaged(&family, &id, &reason)?;
-                }
-                stopped = report(&progress).is_break();
-                Ok(!stopped)
-            })?;
-            if stopped {
+        if self.verify_family(inner.ring.pinned_family(), &mut progress, &mut report)?.is_break() {
+            return Ok(progress);
+        }
+        for number in inner.ring.numbers() {
+            // One at a time: a family that is held keeps its disk space when it is evicted.
+            let Some(family) = inner.ring.generation(number) else { continue };
+            if self.verify_family(&family, &mut progress, &mut report)?.is_break() {
                 return Ok(progress);
             }
         }
         progress.done = true;
         let _ = report(&progress);
         Ok(progress)
+    }
+
+    fn verify_family(
+        &self,
+        family: &Family,
+        progress: &mut Progress,
+        report: &mut impl FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, StoreError> {
+        let mut flow = ControlFlow::Continue(());
+        family.ids(|id| {
+            let reason = match family.get(&id) {
+                Ok(Found::Sound(bytes)) => {
+                    progress.bytes += bytes.len() as u64;
+                    (ChunkId::of(&bytes) != id).then(|| "it fails its hash".to_owned())
+                }
+                Ok(Found::Absent) => None,
+                Ok(Found::Damaged(reason)) => Some(reason),
+                // A sector that the disk does not give back.
+                Err(error) => Some(error.to_string()),
+            };
+            progress.chunks += 1;
+            if let Some(reason) = reason {
+                progress.failed += 1;
+                self.inner().damaged(family, &id, &reason)?;
+            }
+            flow = report(progress);
+            Ok(flow.is_continue())
+        })?;
+        Ok(flow)
     }
 }
