@@ -87,6 +87,20 @@ fn a_client_that_never_reads_is_cut_at_the_timeout() {
 }
 
 #[test]
+fn a_slow_upload_is_no_silence_of_the_origin() {
+    let origin = echo();
+    let node = Node::in_front_of(&origin).set("cache", "response_timeout_seconds", 1).start();
+    let mut slow = Connection::open(node.public());
+    slow.send(b"POST /a HTTP/1.1\r\nHost: edge.test\r\nContent-Length: 60\r\n\r\n")
+        .expect("a header is sent");
+    for _ in 0..6 {
+        std::thread::sleep(Duration::from_millis(400));
+        slow.send(b"ten bytes.").expect("a piece is sent");
+    }
+    assert_eq!(slow.response("POST").expect("an answer").status, 200);
+}
+
+#[test]
 fn ten_thousand_ranges_are_answered_small() {
     const LENGTH: usize = 200_000;
     let body = content::bytes(72, 0, LENGTH);

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use skerry_tests::content;
 use skerry_tests::node::Node;
 use skerry_tests::origin::Origin;
-use skerry_tests::raw::Response;
-use skerry_tests::reply::Reply;
+use skerry_tests::raw::{Connection, Response};
+use skerry_tests::reply::{Gate, Reply};
 use skerry_tests::wait;
 
 const MIB: u64 = 1 << 20;
@@ -206,4 +206,33 @@ fn a_fill_that_breaks_off_is_not_continued_with_another_version() {
         assert_one_version(&answer, &versions);
         answer.status == 200 && answer.complete && answer.header("etag") == Some("\"v2\"")
     });
+}
+
+/// A player that seeks to the end of a film reads its index there before anything is shown.
+#[test]
+fn the_end_of_a_film_does_not_wait_for_the_film() {
+    const LENGTH: u64 = 200 << 20;
+    let gate = Gate::closed();
+    let origin = Origin::start();
+    let held = gate.clone();
+    origin.serve("/film", move |request| {
+        let film = Reply::generated(33, LENGTH).etag("one").ranges().fresh();
+        if request.header("range").is_some() { film } else { film.hold_after(MIB, &held) }
+    });
+    let node = Node::in_front_of(&origin).start();
+    let mut first = Connection::open(node.public());
+    first.request("GET", "/film", &[], b"").expect("a request is sent");
+    let mut whole = first.head().expect("a head");
+    assert!(first.take(&mut whole, 1000).expect("some content"));
+
+    let started = Instant::now();
+    let last = node.get_with("/film", &[("Range", "bytes=-1000")]);
+    assert!(started.elapsed() < Duration::from_secs(5), "it took {:?}", started.elapsed());
+    assert_eq!(last.status, 206);
+    content::assert_same("the end", &last.body, &content::bytes(33, LENGTH - 1000, 1000));
+
+    gate.open();
+    first.body("GET", &mut whole).expect("the rest");
+    assert!(whole.complete);
+    assert_eq!(origin.count("/film"), 2);
 }

@@ -14,6 +14,7 @@ use skerry_store::{Located, StoreError};
 
 use crate::engine::Cache;
 use crate::index::Key;
+use crate::object::Variant;
 use crate::purge::{Effect, Scope};
 use crate::site::Site;
 
@@ -151,17 +152,21 @@ impl Cache {
             Ok(entry) => entry,
             Err(error) => return failed(&error),
         };
-        let object = entry.and_then(|entry| {
+        let variant = entry.and_then(|entry| {
             let object = self.index.select(&site, &target, &entry, &HeaderMap::new());
-            object.or_else(|| entry.variants.first().map(|variant| variant.object.clone()))
+            let selected = |variant: &&Variant| {
+                object.as_ref().is_none_or(|object| Arc::ptr_eq(object, &variant.object))
+            };
+            entry.variants.iter().find(selected).cloned()
         });
-        let Some(object) = object.filter(|object| object.body.is_complete()) else {
+        let Some(variant) = variant.filter(|variant| variant.object.body.is_complete()) else {
             let detail = "that URL is not completely cached yet; fetch it once, then pin it";
             return problem::response(StatusCode::CONFLICT, detail);
         };
-        let chunks: Vec<Located> = object.body.extents.read().iter().map(|extent| extent.chunk).collect();
+        let chunks: Vec<Located> =
+            variant.object.body.extents.read().iter().map(|extent| extent.chunk).collect();
         // Its record must be as durable as its bytes.
-        if let Err(error) = self.index.persist(&key) {
+        if let Err(error) = self.index.persist(&key, &variant, &site.policy) {
             return failed(&error);
         }
         match self.store.pin(&name, chunks).await {

@@ -119,6 +119,11 @@ impl Cursor {
                         return Ok(None);
                     }
                     Ok(Piece::End | Piece::Stored) => self.reader = None,
+                    // Given up behind our back, while we were reading from the store.
+                    Err(FetchError::Unwatched) if self.source.object.has_strong_validator() => {
+                        self.reader = None;
+                        self.source.fill = None;
+                    }
                     Err(error) => return Err(error),
                 }
             }

@@ -327,10 +327,14 @@ fn sites(
     Ok(Sites::new(sites))
 }
 
-/// Walks the objects' records for as long as the cache lives, a few at a time, and removes those
-/// whose bytes have been evicted.
+/// Removes pins' leftovers, once; then walks the objects' records for as long as the cache lives, a
+/// few at a time, and removes those whose bytes have been evicted.
 async fn sweep(cache: std::sync::Weak<Cache>) {
     let mut from = Vec::new();
+    let Some(store) = cache.upgrade().map(|cache| cache.store.clone()) else { return };
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.sweep_pins_blocking()).await {
+        log::warn!("the pinned chunks cannot be swept: {error}");
+    }
     loop {
         tokio::time::sleep(SWEEP_PAUSE).await;
         let Some(cache) = cache.upgrade() else { return };

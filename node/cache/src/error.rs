@@ -35,6 +35,9 @@ pub enum FetchError {
     /// The body ended early or broke.
     #[error("the origin's answer broke off: {0}")]
     Broken(String),
+    /// Nobody waited for the rest, so it was given up.
+    #[error("nobody waited for the rest of it")]
+    Unwatched,
     /// The content changed while it was being read in parts.
     #[error("the content changed at the origin; ask again")]
     Changed,

@@ -9,7 +9,7 @@ use skerry_core::lane::Interim;
 
 use crate::engine::Cache;
 use crate::error::FetchError;
-use crate::holding::holding;
+use crate::holding::{Moved, holding};
 use crate::rfc::fields::{append_via, strip_hop_by_hop};
 use crate::site::Site;
 
@@ -26,6 +26,7 @@ const UNKEYED: [&str; 9] = [
     "x-rewrite-url",
     "x-http-method-override",
 ];
+
 impl Cache {
     /// One exchange with an origin, bounded in time and number, counted.
     pub(crate) async fn exchange(
@@ -49,8 +50,8 @@ impl Cache {
             Err(_) => return Err(FetchError::TimedOut("have a free connection")),
         };
         site.in_flight.fetch_add(1, Relaxed);
-        let answered =
-            tokio::time::timeout(timeout, site.origin.send(method, target, headers, body, interim)).await;
+        let (body, moved) = Moved::over(body);
+        let answered = moved.within(timeout, site.origin.send(method, target, headers, body, interim)).await;
         site.in_flight.fetch_sub(1, Relaxed);
         let result = answered.unwrap_or(Err(FetchError::TimedOut("answer")));
         match &result {

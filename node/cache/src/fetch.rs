@@ -29,9 +29,10 @@ use crate::rfc::content_range::ContentRange;
 use crate::rfc::directives::{RequestDirectives, ResponseDirectives, targeted};
 use crate::rfc::fields::{ensure_date, storable_headers, strip_hop_by_hop, update_from_304};
 use crate::rfc::storable::{Exchange, NotStorable, is_storable};
-use crate::rfc::vary::{VaryFields, secondary_key};
 use crate::site::Site;
 
+/// In chunks: who asks for the end of a film does not wait for all of it.
+const REACH: u64 = 8;
 /// After an answer that could not be kept, requests for the same target do not wait for each other.
 const APART: Duration = Duration::from_secs(5);
 
@@ -155,7 +156,7 @@ impl Cache {
         let entry = self.index.hot(&ask.site.name, &ask.key.target)?;
         let object = self.index.select(&ask.site, &ask.key.target, &entry, &ask.headers)?;
         let variant = entry.variants.iter().find(|variant| Arc::ptr_eq(&variant.object, &object))?;
-        let selected_by = Arc::new((variant.fields.clone(), variant.selecting.clone()));
+        let selected_by = variant.selected_by();
         let known = ask.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &object));
         let new = !known && !object.directives.no_cache && !object.outdated.load(Relaxed);
         new.then(|| Landing::Object {
@@ -332,17 +333,18 @@ impl Cache {
         *content.length.write() = length;
         let object =
             Arc::new(Object::new(status, headers, times, purge_seen, &ask.site.policy, content.clone(), uid));
-        let fill = Fill::new(bytes.start, (bytes.end != u64::MAX).then_some(bytes.end));
+        let in_parts = object.has_strong_validator() && length.is_some() && gives_ranges(&parts);
+        let reach = in_parts.then(|| self.reach());
+        let fill = Fill::new(bytes.start, (bytes.end != u64::MAX).then_some(bytes.end), reach);
         content.fills.lock().push(Arc::downgrade(&fill));
-        let VaryFields::Fields(fields) = VaryFields::parse(&object.headers) else {
+        let Some(variant) = Variant::of(object.clone(), &ask.headers) else {
             return fill.finish(Err(FetchError::Changed));
         };
-        let selecting = secondary_key(&fields, &ask.headers);
-        let selected_by = Arc::new((fields.clone(), selecting.clone()));
-        self.index.put(&ask.key, Variant { fields, selecting, object: object.clone() }, None);
+        let selected_by = variant.selected_by();
+        self.index.put(&ask.key, variant.clone());
         drop(listed);
         let what = Landing::Object {
-            object: object.clone(),
+            object,
             status: origin_status,
             stored: true,
             selected_by,
@@ -353,7 +355,7 @@ impl Cache {
         // The first client's place is taken before the pump runs, so that it is never unwatched.
         let place = fill.reader(bytes.start);
         let _ = boarded.send(Boarded::Landed(what));
-        self.pump(&ask.site, &ask.key, &object, &fill, bytes, body, place).await;
+        self.pump(&ask.site, &ask.key, &variant, &fill, bytes, body, place).await;
     }
 
     /// Makes a validated object from a stored one and the 304's fields (RFC 9111 §4.3.4).
@@ -373,15 +375,14 @@ impl Cache {
             Arc::new(Object::new(stored.status, headers, times, purge_seen, policy, body, stored.uid));
         let keep = !object.directives.no_store && !object.directives.private;
         let key = ask.key.clone();
-        match VaryFields::parse(&object.headers) {
-            VaryFields::Fields(fields) if keep => {
-                let selecting = secondary_key(&fields, &ask.headers);
-                let selected_by = Arc::new((fields.clone(), selecting.clone()));
-                self.index.put(&key, Variant { fields, selecting, object: object.clone() }, None);
-                self.persist(key).await;
+        match Variant::of(object.clone(), &ask.headers).filter(|_| keep) {
+            Some(variant) => {
+                let selected_by = variant.selected_by();
+                self.index.put(&key, variant.clone());
+                self.persist(&ask.site, key, variant).await;
                 (object, Some(selected_by))
             }
-            _ => {
+            None => {
                 self.forget(&ask.site, key, Some(stored.uid)).await;
                 (object, None)
             }
@@ -418,10 +419,11 @@ impl Cache {
             {
                 return Ok(running);
             }
-            let fill = Fill::new(missing.start, Some(missing.end));
+            let fill = Fill::new(missing.start, Some(missing.end), Some(self.reach()));
             fills.push(Arc::downgrade(&fill));
             (missing, fill)
         };
+        let variant = Variant::of(source.object.clone(), &source.request).ok_or(FetchError::Changed)?;
         let cache = self.clone();
         let (running, place) = (fill.clone(), fill.reader(missing.start));
         self.background.spawn(async move {
@@ -429,8 +431,7 @@ impl Cache {
             let outcome = cache.slice(&source, &missing, length).await;
             match outcome {
                 Ok(body) => {
-                    let object = source.object.clone();
-                    cache.pump(&source.site, &source.key, &object, &running, missing, body, place).await;
+                    cache.pump(&source.site, &source.key, &variant, &running, missing, body, place).await;
                 }
                 Err(error) => {
                     if matches!(error, FetchError::Changed) {
@@ -467,10 +468,16 @@ impl Cache {
         if same { Ok(response.into_body()) } else { Err(FetchError::Changed) }
     }
 
+    /// How far before its bytes a client waits for a fill rather than to have them fetched apart.
+    fn reach(&self) -> u64 {
+        REACH * u64::from(self.store.config().chunk_bytes)
+    }
+
     /// Writes an entry down; what cannot be written is only lost at a restart.
-    pub(crate) async fn persist(self: &Arc<Self>, key: Key) {
-        let cache = self.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || cache.index.persist(&key)).await {
+    pub(crate) async fn persist(self: &Arc<Self>, site: &Site, key: Key, variant: Variant) {
+        let (cache, policy) = (self.clone(), site.policy);
+        let written = tokio::task::spawn_blocking(move || cache.index.persist(&key, &variant, &policy)).await;
+        if let Ok(Err(error)) = written {
             log::warn!("an object's record cannot be written: {error}");
         }
     }
@@ -484,4 +491,10 @@ impl Cache {
             log::warn!("an object's record cannot be removed: {error}");
         }
     }
+}
+
+/// Whether the origin has said that it answers ranges (RFC 9110 §14.3), or just did.
+fn gives_ranges(answer: &http::response::Parts) -> bool {
+    let accepted = answer.headers.get(header::ACCEPT_RANGES);
+    answer.status == StatusCode::PARTIAL_CONTENT || accepted.is_some_and(|value| value == "bytes")
 }

@@ -23,6 +23,9 @@ pub struct Fill {
     /// Where it began, and where it will end if that is known: offsets in the object.
     from: u64,
     to: Option<u64>,
+    /// How far beyond what has come it is still worth waiting for; `None` where nothing can be
+    /// fetched apart.
+    reach: Option<u64>,
     state: Mutex<State>,
     version: watch::Sender<u64>,
     /// A reader has moved: for a producer that keeps its pace.
@@ -52,22 +55,31 @@ pub enum Piece {
 }
 
 impl Fill {
-    /// A fill of the bytes from `from` to `to`.
-    pub fn new(from: u64, to: Option<u64>) -> Arc<Self> {
+    /// A fill of the bytes from `from` to `to`; those more than `reach` ahead of what has come may be
+    /// fetched apart.
+    pub fn new(from: u64, to: Option<u64>, reach: Option<u64>) -> Arc<Self> {
         let state = State { start: from, received: from, ..State::default() };
         Arc::new(Self {
             from,
             to,
+            reach,
             state: Mutex::new(state),
             version: watch::Sender::new(0),
             moved: Notify::new(),
         })
     }
 
-    /// Whether it has, had, or will have the byte at `position`.
+    /// Whether it has, had, or will soon have the byte at `position`.
     pub fn covers(&self, position: u64) -> bool {
         let state = self.state.lock();
-        let end = if state.end.is_some() { Some(state.received) } else { self.to };
+        let end = match (&state.end, self.reach) {
+            (Some(_), _) => Some(state.received),
+            (None, Some(reach)) => {
+                let near = state.received.saturating_add(reach);
+                Some(self.to.map_or(near, |to| to.min(near)))
+            }
+            (None, None) => self.to,
+        };
         position >= self.from.max(state.start) && end.is_none_or(|end| position < end)
     }
 
@@ -77,6 +89,8 @@ impl Fill {
         let id = state.next_reader;
         state.next_reader += 1;
         state.readers.insert(id, position);
+        // A producer that keeps its pace has somebody new to keep it for.
+        self.moved.notify_one();
         Reader { fill: self.clone(), id, changed: self.version.subscribe() }
     }
 
@@ -214,7 +228,7 @@ mod tests {
 
     #[tokio::test]
     async fn readers_go_at_their_own_pace_and_find_the_stored_part_in_the_store() {
-        let fill = Fill::new(0, Some(6));
+        let fill = Fill::new(0, Some(6), None);
         let (mut fast, mut slow) = (fill.reader(0), fill.reader(0));
         fill.push(Bytes::from_static(b"abc"));
         assert!(matches!(fast.read(0).await, Ok(Piece::Bytes(bytes)) if bytes == "abc"));
@@ -227,9 +241,20 @@ mod tests {
         assert!(!fill.covers(6) && !fill.covers(2) && fill.covers(3));
     }
 
+    #[test]
+    fn what_is_far_ahead_is_not_waited_for_where_it_can_be_fetched_apart() {
+        let (whole, parts) = (Fill::new(0, Some(100), None), Fill::new(0, Some(100), Some(10)));
+        assert!(whole.covers(99) && !whole.covers(100));
+        assert!(parts.covers(9) && !parts.covers(10));
+        parts.push(Bytes::from(vec![0; 85]));
+        assert!(parts.covers(94) && !parts.covers(95));
+        parts.push(Bytes::from(vec![0; 15]));
+        assert!(parts.covers(99) && !parts.covers(100));
+    }
+
     #[tokio::test]
     async fn without_a_store_the_window_bounds_memory_and_the_slow_reader_is_cut() {
-        let fill = Fill::new(0, None);
+        let fill = Fill::new(0, None, None);
         let (mut fast, mut slow) = (fill.reader(0), fill.reader(0));
         let mut position = 0;
         for _ in 0..12 {

@@ -21,7 +21,7 @@ use crate::rfc::directives::{RequestDirectives, ResponseDirectives};
 use crate::rfc::fields::{HeadEffect, ensure_date, strip_hop_by_hop, update_from_head};
 use crate::rfc::range::{ByteRangeSpec, RawRanges, requested};
 use crate::rfc::reuse::Reuse;
-use crate::rfc::vary::{VaryFields, secondary_key};
+use crate::rfc::vary::secondary_key;
 use crate::site::Site;
 
 impl Cache {
@@ -271,11 +271,9 @@ impl Cache {
                     let body = object.body.clone();
                     let newer =
                         Object::new(object.status, merged, times, seen, &site.policy, body, object.uid);
-                    if let VaryFields::Fields(fields) = VaryFields::parse(&newer.headers) {
-                        let selecting = secondary_key(&fields, &head.headers);
-                        let variant = Variant { fields, selecting, object: Arc::new(newer) };
-                        self.index.put(&key, variant, None);
-                        self.persist(key.clone()).await;
+                    if let Some(variant) = Variant::of(Arc::new(newer), &head.headers) {
+                        self.index.put(&key, variant.clone());
+                        self.persist(site, key.clone(), variant).await;
                     }
                 }
                 HeadEffect::Outdated => object.outdated.store(true, Relaxed),

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use http::HeaderMap;
 use parking_lot::Mutex;
-use quick_cache::sync::Cache;
-use quick_cache::{Equivalent, Weighter};
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 use skerry_store::meta::{Change, Table};
 use skerry_store::{Store, StoreError};
 
 use crate::extent::Extent;
-use crate::object::{Entry, MAX_VARIANTS, Object, Record, Variant, now_ms};
+use crate::object::{Entry, Object, Record, Variant, now_ms};
 use crate::purge::{Effect, Purges};
 use crate::rfc::freshness::Policy;
 use crate::rfc::vary::secondary_key;
@@ -60,6 +60,9 @@ impl Weighter<Key, Arc<Entry>> for Weigh {
     }
 }
 
+/// Bytes of memory that entries share: the longest object's list of chunks must fit many times.
+const SHARD: u64 = 16 << 20;
+
 /// All entries.
 pub struct Index {
     hot: Cache<Key, Arc<Entry>, Weigh>,
@@ -78,7 +81,17 @@ impl Index {
     /// Reads the purges; entries are read when they are asked for.
     pub fn open(store: Store, memory_bytes: u64) -> Result<Self, StoreError> {
         Ok(Self {
-            hot: Cache::with_weighter((memory_bytes / 2048).max(64) as usize, memory_bytes, Weigh),
+            hot: Cache::with_options(
+                OptionsBuilder::new()
+                    .shards((memory_bytes / SHARD).next_power_of_two().clamp(1, 16) as usize)
+                    .estimated_items_capacity((memory_bytes / 2048).max(64) as usize)
+                    .weight_capacity(memory_bytes)
+                    .build()
+                    .expect("both capacities are given"),
+                Weigh,
+                quick_cache::DefaultHashBuilder::default(),
+                DefaultLifecycle::default(),
+            ),
             purges: Purges::load(store.meta())?,
             store,
             // Never given twice: the clock is past every uid of an earlier run.
@@ -187,16 +200,10 @@ impl Index {
 
     /// Puts a variant in front of its target's entry, in place of the one it replaces. In memory
     /// only: [`Index::persist`] writes it down.
-    pub fn put(&self, key: &Key, variant: Variant, known: Option<&Entry>) {
+    pub fn put(&self, key: &Key, variant: Variant) {
         let _one_at_a_time = self.changes.lock();
-        let hot = self.hot.get(key);
-        let before = hot.as_deref().or(known);
-        let kept = before.map(|entry| entry.variants.as_slice()).unwrap_or_default().iter().filter(|other| {
-            let same = other.fields == variant.fields && other.selecting == variant.selecting;
-            !same && other.object.uid != variant.object.uid
-        });
-        let variants = std::iter::once(&variant).chain(kept).take(MAX_VARIANTS).cloned().collect();
-        self.hot.insert(key.clone(), Arc::new(Entry { variants }));
+        let entry = Entry::with(variant, self.hot.get(key).as_deref());
+        self.hot.insert(key.clone(), Arc::new(entry));
     }
 
     /// Removes one object, or all of a target.
@@ -225,12 +232,16 @@ impl Index {
         Ok(())
     }
 
-    /// Writes an entry down as it is in memory. Blocks for the log.
-    pub fn persist(&self, key: &Key) -> Result<(), StoreError> {
+    /// Writes an entry down as it is in memory; if it is there no more, `variant` and what was
+    /// written down before. Blocks for the log.
+    pub fn persist(&self, key: &Key, variant: &Variant, policy: &Policy) -> Result<(), StoreError> {
         let _writing = self.writes.lock();
         match self.hot.get(key) {
             Some(entry) => self.write(key, &entry),
-            None => Ok(()),
+            None => {
+                let before = self.load_locked(key, policy)?;
+                self.write(key, &Entry::with(variant.clone(), before.as_deref()))
+            }
         }
     }
 
@@ -248,17 +259,23 @@ impl Index {
             return meta.write(&changes, false);
         }
         let mut records = Vec::new();
+        let mut spilling = Vec::new();
         for variant in variants {
             let record = Record::of(variant);
             let body = &variant.object.body;
             if record.spilled && !body.spilled.swap(true, Relaxed) {
+                spilling.push(body);
                 changes.extend(body.extents.read().iter().filter_map(|extent| spill(record.uid(), extent)));
             }
             records.push(record);
         }
         let value = postcard::to_stdvec(&records).map_err(|_| StoreError::Record)?;
         changes.push(Change::Put(Table::Objects, key.bytes(), value));
-        meta.write(&changes, false)
+        let result = meta.write(&changes, false);
+        if result.is_err() {
+            spilling.iter().for_each(|body| body.spilled.store(false, Relaxed));
+        }
+        result
     }
 
     /// Looks at up to `most` records from key `from` on and removes those of which no byte is held
@@ -298,7 +315,7 @@ impl Index {
                     true
                 })?;
             }
-            if record.is_bodyless() {
+            if record.is_bodyless() && record.is_recent(now_ms()) {
                 return Ok(true);
             }
             for extent in extents {
@@ -375,8 +392,9 @@ mod tests {
         let key = |target: &str| Key { site: "default".into(), target: target.into() };
         let index = Index::open(store.clone(), 1 << 20).unwrap();
         for (uid, target, extent) in [(1, "/held", held), (2, "/gone", gone)] {
-            index.put(&key(target), object(uid, &[extent]), None);
-            index.persist(&key(target)).unwrap();
+            let variant = object(uid, &[extent]);
+            index.put(&key(target), variant.clone());
+            index.persist(&key(target), &variant, &Policy::default()).unwrap();
         }
         // Another start: nothing is in memory.
         let index = Index::open(store, 1 << 20).unwrap();
@@ -385,5 +403,25 @@ mod tests {
         let policy = Policy::default();
         assert!(index.load(&key("/held"), &policy).unwrap().is_some());
         assert!(index.load(&key("/gone"), &policy).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_memory_does_not_take_is_written_down_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), &StoreConfig::default(), &Registry::new()).unwrap();
+        let chunk = store.put(Bytes::from_static(b"held")).await.unwrap();
+        let key = Key { site: "default".into(), target: "/long".into() };
+        let policy = Policy::default();
+        // As many chunks as take more than the whole of its memory.
+        let extents: Vec<Extent> =
+            (0..4000).map(|number| Extent { offset: number << 20, length: 1 << 20, chunk }).collect();
+        let index = Index::open(store.clone(), 1 << 16).unwrap();
+        let variant = object(7, &extents);
+        index.put(&key, variant.clone());
+        assert!(index.hot("default", "/long").is_none(), "it is too long for memory");
+        index.persist(&key, &variant, &policy).unwrap();
+        let index = Index::open(store, 1 << 26).unwrap();
+        let entry = index.load(&key, &policy).unwrap().expect("its record");
+        assert!(entry.variants[0].object.body.is_complete());
     }
 }

@@ -13,6 +13,7 @@ use crate::extent::{Extent, Extents};
 use crate::fill::Fill;
 use crate::rfc::directives::{ResponseDirectives, targeted};
 use crate::rfc::freshness::{Lifetime, Policy, current_age, initial_age, lifetime};
+use crate::rfc::vary::{VaryFields, secondary_key};
 
 /// Milliseconds since 1970.
 pub fn now_ms() -> u64 {
@@ -201,6 +202,21 @@ pub struct Variant {
     pub object: Arc<Object>,
 }
 
+impl Variant {
+    /// An object as the variant that a request selects (RFC 9111 §4.1); `None` when none can, since
+    /// it varies by everything.
+    pub(crate) fn of(object: Arc<Object>, request: &HeaderMap) -> Option<Self> {
+        let VaryFields::Fields(fields) = VaryFields::parse(&object.headers) else { return None };
+        let selecting = secondary_key(&fields, request);
+        Some(Self { fields, selecting, object })
+    }
+
+    /// The names in its `Vary`, and the values that select it.
+    pub(crate) fn selected_by(&self) -> Arc<(Vec<HeaderName>, Vec<u8>)> {
+        Arc::new((self.fields.clone(), self.selecting.clone()))
+    }
+}
+
 /// What is kept for one target; newest variant first.
 #[derive(Debug, Clone, Default)]
 pub struct Entry {
@@ -209,6 +225,17 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// An entry with a variant in front, in place of the one it replaces.
+    pub(crate) fn with(variant: Variant, before: Option<&Self>) -> Self {
+        let before = before.map(|entry| entry.variants.as_slice()).unwrap_or_default();
+        let kept = before.iter().filter(|other| {
+            let same = other.fields == variant.fields && other.selecting == variant.selecting;
+            !same && other.object.uid != variant.object.uid
+        });
+        let variants = std::iter::once(&variant).chain(kept).take(MAX_VARIANTS).cloned().collect();
+        Self { variants }
+    }
+
     /// Whether the request's fields decide between the variants.
     pub fn varies(&self) -> bool {
         self.variants.iter().any(|variant| !variant.fields.is_empty())
@@ -217,6 +244,8 @@ impl Entry {
 
 /// Variants of one target that are kept.
 pub const MAX_VARIANTS: usize = 16;
+/// How long a record without content is kept, milliseconds.
+const RECENT_MS: u64 = 14 * 24 * 3600 * 1000;
 /// Extents listed in a record; longer lists stand in their own table.
 const INLINE: usize = 4;
 
@@ -265,6 +294,12 @@ impl Record {
     /// Whether the response has no content, so that none has to be held.
     pub(crate) fn is_bodyless(&self) -> bool {
         self.length == Some(0)
+    }
+
+    /// Whether it came, or was validated, within the last weeks: what was not is asked for anew
+    /// cheaply, and nobody is known to ask.
+    pub(crate) fn is_recent(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.times.response) < RECENT_MS
     }
 
     pub(crate) fn uid(&self) -> u64 {

@@ -209,6 +209,10 @@ impl Origin {
                     (result, _) => result,
                 };
                 let response = response.map_err(|error| FetchError::Unreachable(chain(&error)))?;
+                if response.status().is_informational() {
+                    // A change of protocol that nobody asked for.
+                    return Err(FetchError::Unreachable(format!("answered {}", response.status())));
+                }
                 Ok(response.map(Body::stream))
             }
             Self::Objects { store, folder, fresh_seconds, .. } => {

@@ -23,7 +23,6 @@ use crate::rfc::directives::{RequestDirectives, ResponseDirectives, targeted};
 use crate::rfc::fields::{ensure_date, storable_headers, strip_hop_by_hop};
 use crate::rfc::invalidation::{invalidation_targets, is_safe};
 use crate::rfc::storable::{Exchange, is_post_storable};
-use crate::rfc::vary::{VaryFields, secondary_key};
 use crate::site::Site;
 
 /// Longer answers to POST are not kept, nor those of more than a chunk: each is in memory while it
@@ -111,17 +110,15 @@ impl Cache {
 
     /// Puts an object whose body is all there into the index, and the body into the store.
     fn keep(self: &Arc<Self>, site: &Arc<Site>, key: Key, request: &HeaderMap, object: Object, bytes: Bytes) {
-        let VaryFields::Fields(fields) = VaryFields::parse(&object.headers) else { return };
-        let selecting = secondary_key(&fields, request);
-        let object = Arc::new(object);
+        let Some(variant) = Variant::of(Arc::new(object), request) else { return };
         let range = 0..bytes.len() as u64;
-        let fill = Fill::new(range.start, Some(range.end));
-        object.body.fills.lock().push(Arc::downgrade(&fill));
-        self.index.put(&key, Variant { fields, selecting, object: object.clone() }, None);
+        let fill = Fill::new(range.start, Some(range.end), None);
+        variant.object.body.fills.lock().push(Arc::downgrade(&fill));
+        self.index.put(&key, variant.clone());
         let place = fill.reader(range.start);
         let (cache, site) = (self.clone(), site.clone());
         self.background.spawn(async move {
-            cache.pump(&site, &key, &object, &fill, range, bytes.into(), place).await;
+            cache.pump(&site, &key, &variant, &fill, range, bytes.into(), place).await;
         });
     }
 }

@@ -14,7 +14,7 @@ use crate::error::FetchError;
 use crate::extent::Extent;
 use crate::fill::Fill;
 use crate::index::Key;
-use crate::object::Object;
+use crate::object::{Object, Variant};
 use crate::site::Site;
 
 /// With nobody waiting, a fill with more than this still to come is given up.
@@ -27,13 +27,14 @@ impl Cache {
         self: &Arc<Self>,
         site: &Arc<Site>,
         key: &Key,
-        object: &Arc<Object>,
+        variant: &Variant,
         fill: &Arc<Fill>,
         bytes: Range<u64>,
         body: Body,
         place: crate::fill::Reader,
     ) {
         let _ends = Ends(fill.clone());
+        let object = &variant.object;
         let mut place = Some(place);
         let mut pump = Pump {
             cache: self,
@@ -61,7 +62,7 @@ impl Cache {
         }
         let resumable = object.has_strong_validator() && object.body.length().is_some();
         if (end.is_ok() && kept) || (resumable && !object.body.extents.read().is_empty()) {
-            self.persist(key.clone()).await;
+            self.persist(site, key.clone(), variant.clone()).await;
         } else {
             self.forget(site, key.clone(), Some(object.uid)).await;
         }
@@ -107,7 +108,7 @@ impl Pump<'_> {
         let limit = site.config.max_object_bytes;
         loop {
             if !self.kept && !self.fill.pace().await {
-                return Err(FetchError::Broken("nobody waits for it and it is not kept".into()));
+                return Err(FetchError::Unwatched);
             }
             let frame = match tokio::time::timeout(site.read_timeout(), body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
@@ -139,7 +140,7 @@ impl Pump<'_> {
             }
             let to_come = if bytes.end == u64::MAX { received } else { bytes.end.saturating_sub(received) };
             if place.is_none() && to_come > UNWATCHED && self.kept && !self.is_watched() {
-                return Err(FetchError::Broken("nobody waits for it any more".into()));
+                return Err(FetchError::Unwatched);
             }
             if received >= bytes.end {
                 return Ok(());
