@@ -126,7 +126,7 @@ lint: lint-fast setup-lint ## formatting, clippy, docs, and the walls of deny.to
 audit: setup-lint ## known vulnerabilities of the dependencies (fetches RustSec's database)
 	@cargo deny check advisories
 
-bench: setup-test ## the store, its layouts, and the node against nginx (half an hour, a quiet machine)
+bench: setup-test ## the store, its layouts, and the node against nginx (a quarter of an hour, a quiet machine)
 	@cargo build $(ALL) --bins
 	cargo bench --workspace --bench layout --bench store --bench speed
 

@@ -3,8 +3,8 @@
 //! Chunk bytes live in one RocksDB database, as blobs in a ring of generations that are dropped
 //! whole ([`ring`]), and in a column family of their own when they are pinned. Metadata lives in
 //! another ([`meta`]), with its log. Hot chunks are shared buffers in a memory tier bounded in
-//! bytes ([`memory`]). A chunk is named by its own hash ([`chunk`]) and is verified whenever it
-//! comes from disk, so a flipped bit, a torn write or a lost memtable is a miss and nothing else.
+//! bytes ([`memory`]). A chunk is named by its own hash ([`chunk`]) and its seal is checked whenever
+//! it comes from disk, so a flipped bit, a torn write or a lost memtable is a miss and nothing else.
 //!
 //! [`Store`] is the door: its methods are called from reactor threads and do their disk and hash
 //! work on the runtime's blocking threads.
