@@ -12,11 +12,15 @@ export PATH := $(CACHE)/bin:$(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
 export SKERRY_BIN ?= $(CARGO_TARGET_DIR)/release/skerry
 export SKERRY_CACHE_TESTS ?= $(CACHE)/http-cache-tests/node_modules/http-cache-tests
 export SKERRY_SWIFT ?= $(CACHE)/swift
+export SKERRY_POLICY_MODULES ?= $(CARGO_TARGET_DIR)/wasm32-unknown-unknown/release
 
 # Always the release profile and the whole workspace: cargo unifies the features of what it is
 # asked to build, so another selection may want other features of a shared dependency and then
 # builds RocksDB again, which takes 20 minutes on 2 cores.
 ALL := --release --workspace
+
+# The default policies. Only these are built for WASM.
+POLICIES := $(addprefix -p skerry-,region-router preload-planner super-peer-scheduler)
 
 NEXTEST := 0.9.143
 DENY := 0.20.2
@@ -47,7 +51,7 @@ if (( $${#missing[@]} )); then
 fi
 endef
 
-.PHONY: help setup setup-test setup-lint build run test lint lint-fast audit bench clean
+.PHONY: help setup setup-test setup-lint build policies run test lint lint-fast audit bench clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -111,7 +115,13 @@ run: build ## run a node on loopback in front of a sample folder, or of ORIGIN=h
 	    "  $(SKERRY_BIN) status --node http://127.0.0.1:$(ADMIN_PORT)" ''
 	exec $(SKERRY_BIN) run --config "$$work/skerry.toml"
 
-test: setup-test ## run every test
+policies: setup ## build the default policies' modules
+	@if [[ ! -d $$(rustc --print sysroot)/lib/rustlib/wasm32-unknown-unknown ]]; then
+	    rustup target add wasm32-unknown-unknown
+	fi
+	cargo build --release --target wasm32-unknown-unknown $(POLICIES)
+
+test: setup-test policies ## run every test
 	@cargo build $(ALL) --bins
 	cargo nextest run $(ALL)
 
@@ -126,9 +136,9 @@ lint: lint-fast setup-lint ## formatting, clippy, docs, and the walls of deny.to
 audit: setup-lint ## known vulnerabilities of the dependencies (fetches RustSec's database)
 	@cargo deny check advisories
 
-bench: setup-test ## the store, its layouts, and the node against nginx (a quarter of an hour, a quiet machine)
+bench: setup-test policies ## the store, policies, and the node against nginx (a quarter of an hour, a quiet machine)
 	@cargo build $(ALL) --bins
-	cargo bench --workspace --bench layout --bench store --bench speed
+	cargo bench --workspace --bench layout --bench store --bench policy --bench speed
 
 clean: ## remove build output and what `make run` made; tools stay
 	@rm -rf -- "$(CARGO_TARGET_DIR)" "$(CACHE)/run" "$(CACHE)/sample"

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use skerry_cache::{CacheConfig, SiteConfig};
 use skerry_core::Error;
 use skerry_core::config::{self, AdminConfig, LogConfig, NodeConfig, PublicConfig};
+use skerry_policy::PolicyConfig;
 use skerry_store::StoreConfig;
 
 /// A day is more than any drain needs.
@@ -30,6 +31,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// `[cache]`.
     pub cache: CacheConfig,
+    /// `[policy]`.
+    pub policy: PolicyConfig,
     /// `[sites.NAME]`, by host name; `default` takes every other host.
     pub sites: BTreeMap<String, SiteConfig>,
 }
@@ -51,6 +54,10 @@ pub fn default_text() -> String {
         config::commented("admin", &config.admin),
         config::commented("store", &config.store),
         config::commented("cache", &config.cache),
+        config::commented("policy", &config.policy),
+        config::commented("policy.breaker", &config.policy.breaker),
+        config::commented("policy.rollout", &config.policy.rollout),
+        config::commented("policy.decisions", &config.policy.decisions),
         config::commented("sites.default", &sample_site()),
     ];
     let mut text = String::from(
@@ -85,6 +92,7 @@ impl Config {
         self.admin.check().map_err(owned)?;
         self.store.check().map_err(owned)?;
         self.cache.check().map_err(owned)?;
+        self.policy.check().map_err(owned)?;
         for (name, site) in &self.sites {
             site.check().map_err(|(key, reason)| (format!("sites.{name}.{key}"), reason))?;
             site.over(&self.cache).check().map_err(|(key, reason)| {

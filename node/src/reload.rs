@@ -8,6 +8,7 @@ use serde_json::Value;
 use skerry_cache::Cache;
 use skerry_core::notify;
 use skerry_core::tls::Reloadable;
+use skerry_policy::Policies;
 
 use crate::cli::explain;
 use crate::config::{self, Config};
@@ -27,6 +28,8 @@ pub struct Reload {
     pub certificate: Option<Reloadable>,
     /// The role whose sites can change.
     pub cache: Arc<Cache>,
+    /// Look into their folder and their tables again.
+    pub policies: Policies,
 }
 
 impl Reload {
@@ -52,6 +55,7 @@ impl Reload {
             certificate.reload(&new.public)?;
         }
         self.cache.reload(new.cache.clone(), new.sites.clone())?;
+        self.policies.scan();
         if let Ok(level) = log::LevelFilter::from_str(&new.log.level) {
             log::set_max_level(level);
         }

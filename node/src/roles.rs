@@ -5,6 +5,7 @@ use std::sync::Arc;
 use prometheus::Registry;
 use skerry_cache::{Cache, Parts};
 use skerry_core::Role;
+use skerry_policy::{Policies, PolicyRole};
 use skerry_store::{Store, StoreRole};
 use tokio::runtime::Handle;
 
@@ -16,6 +17,9 @@ pub struct Roles {
     pub store: Store,
     /// Answers the public listeners.
     pub cache: Arc<Cache>,
+    /// Decide what goes where.
+    pub policies: Policies,
+    policy: Arc<PolicyRole>,
 }
 
 impl Roles {
@@ -31,11 +35,15 @@ impl Roles {
             background: background.clone(),
             access_log: config.log.access,
         })?;
-        Ok(Self { store, cache })
+        let folder = config.node.data_dir.join("policies");
+        let worker = std::env::current_exe()?;
+        let policies = Policies::new(config.policy.clone(), &folder, Some(worker), registry)?;
+        let policy = Arc::new(PolicyRole::new(policies.clone())?);
+        Ok(Self { store, cache, policies, policy })
     }
 
     /// Every role, as the admin listener and the drain see them.
     pub fn list(&self) -> Vec<Arc<dyn Role>> {
-        vec![Arc::new(StoreRole(self.store.clone())), self.cache.clone()]
+        vec![Arc::new(StoreRole(self.store.clone())), self.cache.clone(), self.policy.clone()]
     }
 }

@@ -85,6 +85,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         started: config.clone(),
         certificate: listeners.certificate.clone(),
         cache: roles.cache.clone(),
+        policies: roles.policies.clone(),
     };
     let admin = Arc::new(Admin {
         identity: identity(&config, &addresses),

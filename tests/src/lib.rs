@@ -7,6 +7,7 @@
 //! - [`raw`]: a client that sends exact bytes and reads answers leniently.
 //! - [`client`]: a hyper client, for many requests at once.
 //! - [`content`]: bytes that are known at every offset, so that wrong ones are noticed.
+//! - [`policies`]: packaged and signed policies.
 //! - [`wait`]: polling with a bound, in place of sleeping.
 
 pub mod client;
@@ -14,6 +15,7 @@ pub mod content;
 mod exposition;
 pub mod node;
 pub mod origin;
+pub mod policies;
 pub mod process;
 pub mod raw;
 pub mod reply;

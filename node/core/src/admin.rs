@@ -59,11 +59,11 @@ impl Handler for Admin {
             return response;
         }
         let (parts, body) = request.into_parts();
-        let Ok(body) = Limited::new(body, MAX_REQUEST).collect().await else {
-            return problem::response(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the request body is cut or larger than 1 MiB",
-            );
+        let limit =
+            self.roles.iter().find_map(|role| role.admin_limit(parts.uri.path())).unwrap_or(MAX_REQUEST);
+        let Ok(body) = Limited::new(body, limit).collect().await else {
+            let detail = format!("the request body is cut or longer than {limit} bytes");
+            return problem::response(StatusCode::PAYLOAD_TOO_LARGE, &detail);
         };
         self.route(Request::from_parts(parts, body.to_bytes())).await
     }

@@ -181,7 +181,8 @@ pub fn invalid(text: &str, path: &Path, key: &str, reason: &str) -> Error {
 pub fn commented<T: Serialize + DocumentedFields>(table: &str, value: &T) -> String {
     let body = toml::to_string(value).unwrap_or_default();
     let mut out = format!("[{table}]\n");
-    for line in body.lines() {
+    // Tables within it are printed by themselves.
+    for line in body.lines().take_while(|line| !line.starts_with('[')).filter(|line| !line.is_empty()) {
         let key = line.split(" =").next().unwrap_or_default();
         if let Ok(doc) = T::get_field_docs(key) {
             for comment in doc.lines() {

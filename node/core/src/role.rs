@@ -19,6 +19,11 @@ pub trait Role: Send + Sync + 'static {
     /// Answers a request of the admin listener, or `None` when the path is not this role's.
     fn admin(&self, request: Request<Bytes>) -> BoxFuture<'_, Option<Response<Body>>>;
 
+    /// How long a request body of this path may be, bytes, where that is more than usual.
+    fn admin_limit(&self, _path: &str) -> Option<usize> {
+        None
+    }
+
     /// Whether the role can do its work now; the error says what is missing.
     fn ready(&self) -> Result<(), String>;
 

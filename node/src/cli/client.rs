@@ -102,10 +102,16 @@ impl Client {
 
     /// A POST of JSON; its answer is of no interest when it succeeds.
     pub(super) fn post(&self, path: &str, body: &Value) -> anyhow::Result<()> {
-        self.runtime.block_on(async {
-            let response = self.ask(Method::POST, path, Bytes::from(body.to_string())).await?;
-            self.whole(response).await.map(drop)
-        })
+        self.send_file(path, body.to_string().into()).map(drop)
+    }
+
+    /// A POST of anything, and its answer, JSON as far as it is text.
+    pub(super) fn send_file(&self, path: &str, body: Bytes) -> anyhow::Result<Value> {
+        let bytes = self.runtime.block_on(async {
+            let response = self.ask(Method::POST, path, body).await?;
+            self.whole(response).await
+        })?;
+        Ok(serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
     /// An empty POST whose answer is read line by line, as the lines come.

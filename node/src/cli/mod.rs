@@ -8,6 +8,7 @@ use skerry_core::Error;
 
 mod client;
 mod config;
+mod policy;
 mod purge;
 mod run;
 mod status;
@@ -39,6 +40,9 @@ enum Command {
     Status(status::Status),
     /// Make a running node forget cached content
     Purge(purge::Purge),
+    /// Write, try, sign and push policies
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Look into the chunk store, of a running node or offline
     #[command(subcommand)]
     Store(store::Store),
@@ -52,6 +56,7 @@ impl Cli {
             Command::Config(config) => config.execute(),
             Command::Status(status) => status.execute(),
             Command::Purge(purge) => purge.execute(),
+            Command::Policy(policy) => policy.execute(),
             Command::Store(store) => store.execute(),
         }
     }

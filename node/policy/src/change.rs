@@ -1,0 +1,401 @@
+//! How a policy is taken: the one path that a push, the watched folder and a restart share.
+//!
+//! Read, verify, compile, link, run its own test vectors on this node; only then does it begin in
+//! shadow, beside what decides now. Whatever fails on the way, what decides now goes on deciding.
+//! The ledger says what decides, for the next start, and the highest version of each name, so that
+//! an old signature cannot bring an old version back.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use semver::Version as Number;
+use serde::{Deserialize, Serialize};
+
+use crate::breaker::Breaker;
+use crate::call::Callable;
+use crate::manifest::World;
+use crate::package::{MOST_PACKAGE, Package};
+use crate::policies::{Policies, Slot, Trial};
+use crate::rollout::{Change, Rollout, Stage};
+use crate::version::Version;
+use crate::{PolicyError, signature, tables, vectors};
+
+const LEDGER: &str = "ledger.json";
+
+/// What decides, and what has been seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Ledger {
+    /// The highest version of each policy that was ever taken.
+    pub(crate) highest: BTreeMap<String, Number>,
+    /// Digests of what decides, by world.
+    worlds: BTreeMap<World, Entry>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Entry {
+    incumbent: Option<String>,
+    candidate: Option<(String, Stage)>,
+    previous: Option<Option<String>>,
+}
+
+impl Ledger {
+    pub(crate) fn load(folder: &Path) -> Result<Self, PolicyError> {
+        let path = folder.join(LEDGER);
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| PolicyError::File {
+                what: "cannot understand",
+                path,
+                source: io::Error::new(io::ErrorKind::InvalidData, error),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(PolicyError::File { what: "cannot read", path, source }),
+        }
+    }
+}
+
+/// What became of a policy that was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of its package, hexadecimal.
+    pub digest: String,
+    /// The worlds in which it begins, in shadow; none when it is there already.
+    pub worlds: Vec<World>,
+    /// Who signed it.
+    pub signer: Option<String>,
+}
+
+impl Policies {
+    /// Takes a packaged policy, or says why not; what decides now goes on meanwhile. Blocks, for
+    /// seconds.
+    ///
+    /// # Errors
+    /// When it is no policy, not signed by somebody trusted, older than what was here, does not
+    /// compile, or its own test vectors do not hold on this node.
+    pub fn take(&self, file: Vec<u8>) -> Result<Taken, PolicyError> {
+        // One at a time; calls, steps and the way back go on meanwhile.
+        let _taking = self.0.taking.lock();
+        let taken = self.take_now(file);
+        match &taken {
+            Ok(taken) if taken.worlds.is_empty() => {}
+            Ok(taken) => log::info!(
+                policy = taken.name, version = taken.version, digest = taken.digest;
+                "a policy was taken and begins in shadow"
+            ),
+            Err(error) => {
+                self.0.metrics.refused.inc();
+                log::error!("a policy was not taken: {error}");
+            }
+        }
+        taken
+    }
+
+    fn take_now(&self, file: Vec<u8>) -> Result<Taken, PolicyError> {
+        let package = Package::parse(file)?;
+        let signer = self.signer(&package)?;
+        let manifest = &package.manifest;
+        let digest = package.digest_hex();
+        let mut taken = Taken {
+            name: manifest.name.clone(),
+            version: manifest.version.to_string(),
+            digest: digest.clone(),
+            worlds: Vec::new(),
+            signer: signer.clone(),
+        };
+        {
+            let ledger = self.0.ledger.lock();
+            if ledger.worlds.values().any(|entry| entry.names(&digest)) {
+                return Ok(taken);
+            }
+            signature::check_version(ledger.highest.get(&manifest.name), &manifest.version)?;
+        }
+        let versions = self.versions(&package, signer.as_deref())?;
+        for version in &versions {
+            vectors::hold(&version.callable, manifest, version.world)?;
+        }
+        let mut ledger = self.0.ledger.lock();
+        self.keep(&package)?;
+        ledger.highest.insert(manifest.name.clone(), manifest.version.clone());
+        for version in versions {
+            let world = version.world;
+            taken.worlds.push(world);
+            self.0.metrics.changes.with_label_values(&[world.name(), "taken"]).inc();
+            let rollout = self.rollout(&version, Stage::Shadow);
+            let slot = Slot { candidate: Some(Trial { version, rollout }), ..(*self.slot(world)).clone() };
+            self.set(world, slot);
+        }
+        self.save(&mut ledger)?;
+        Ok(taken)
+    }
+
+    fn signer(&self, package: &Package) -> Result<Option<String>, PolicyError> {
+        let trusted = self.0.config.trusted()?;
+        match signature::verify(package, &trusted) {
+            Ok(signer) => Ok(Some(signer.name)),
+            Err(_) if self.0.config.allow_unsigned => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Compiles and links a policy for each of its worlds.
+    fn versions(&self, package: &Package, signer: Option<&str>) -> Result<Vec<Arc<Version>>, PolicyError> {
+        let component = self.0.compiler.component(&self.0.runtime, package)?;
+        let manifest = &package.manifest;
+        let each = manifest.worlds.iter().map(|world| {
+            let limits = self.0.config.limits(*world);
+            let counter = |name: &String| self.0.metrics.counters.with_label_values(&[&manifest.name, name]);
+            Ok(Arc::new(Version {
+                world: *world,
+                manifest: manifest.clone(),
+                digest: package.digest_hex(),
+                signer: signer.map(ToOwned::to_owned),
+                callable: Callable::new(&self.0.runtime, &component, manifest, *world, limits)?,
+                breaker: Breaker::new(&self.0.config.breaker),
+                counters: manifest.counters.iter().map(counter).collect(),
+                lines: Mutex::default(),
+            }))
+        });
+        each.collect()
+    }
+
+    fn rollout(&self, version: &Version, stage: Stage) -> Arc<Rollout> {
+        let salt = u64::from_str_radix(version.digest.get(..16).unwrap_or_default(), 16).unwrap_or(0);
+        let limit = version.callable.limits().time;
+        Arc::new(Rollout::new(self.0.config.rollout.clone(), salt, limit, stage, Instant::now()))
+    }
+
+    /// A step of a change: what it means for who decides.
+    pub(crate) fn changed(&self, world: World, rollout: &Arc<Rollout>, change: &Change) {
+        let mut ledger = self.0.ledger.lock();
+        let slot = self.slot(world);
+        let Some(trial) = slot.candidate.clone().filter(|trial| Arc::ptr_eq(&trial.rollout, rollout)) else {
+            return;
+        };
+        let (policy, version) = (&trial.version.manifest.name, &trial.version.manifest.version);
+        let step = match change {
+            Change::Advanced(Stage::Done) => {
+                self.set(
+                    world,
+                    Slot {
+                        incumbent: Some(trial.version.clone()),
+                        candidate: None,
+                        previous: Some(slot.incumbent.clone()),
+                    },
+                );
+                log::info!(policy, version:%, world = world.name(); "the policy has taken over");
+                "done"
+            }
+            Change::Advanced(stage) => {
+                log::info!(policy, version:%, world = world.name(), stage:%; "the policy has come to its next stage");
+                "advanced"
+            }
+            Change::Demoted(reason) => {
+                self.set(world, Slot { candidate: None, ..(*slot).clone() });
+                log::warn!(policy, version:%, world = world.name(); "the policy was demoted: {reason}");
+                "demoted"
+            }
+        };
+        self.0.metrics.changes.with_label_values(&[world.name(), step]).inc();
+        if let Err(error) = self.save(&mut ledger) {
+            log::error!("a change of policies is not written down: {error}");
+        }
+    }
+
+    /// The operator's word for a candidate: on to its next stage. False when there is none.
+    pub fn promote(&self, world: World) -> bool {
+        let slot = self.slot(world);
+        let Some(trial) = &slot.candidate else { return false };
+        if let Some(change) = trial.rollout.promote(Instant::now()) {
+            self.changed(world, &trial.rollout, &change);
+        }
+        true
+    }
+
+    /// The operator's word for a candidate: stay in this stage, or go on by itself again. False when
+    /// there is none.
+    pub fn hold(&self, world: World, held: bool) -> bool {
+        let slot = self.slot(world);
+        let Some(trial) = &slot.candidate else { return false };
+        trial.rollout.hold(held);
+        true
+    }
+
+    /// Back to what decided before, at once: a candidate goes, else what took over last gives way to
+    /// what it replaced. Returns what decides now, `None` when there is no way back.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written; the change is made all the same.
+    pub fn roll_back(&self, world: World) -> Result<Option<String>, PolicyError> {
+        let mut ledger = self.0.ledger.lock();
+        let slot = self.slot(world);
+        let next = match (&slot.candidate, &slot.previous) {
+            (Some(trial), _) => {
+                trial.rollout.demote("the operator rolled it back", Instant::now());
+                Slot { candidate: None, ..(*slot).clone() }
+            }
+            (None, Some(previous)) => {
+                Slot { incumbent: previous.clone(), candidate: None, previous: Some(slot.incumbent.clone()) }
+            }
+            (None, None) => return Ok(None),
+        };
+        let now = next.incumbent.as_ref().map_or_else(
+            || "the built-in verdict".to_owned(),
+            |version| format!("{} {}", version.manifest.name, version.manifest.version),
+        );
+        self.set(world, next);
+        self.0.metrics.changes.with_label_values(&[world.name(), "rolled-back"]).inc();
+        log::warn!(world = world.name(); "rolled back: {now} decides");
+        self.save(&mut ledger)?;
+        Ok(Some(now))
+    }
+
+    /// Takes every policy of the watched folder that is not here yet, and the tables anew.
+    pub fn scan(&self) {
+        match tables::load(&self.0.config.tables_file) {
+            Ok(tables) => self.0.tables.store(Arc::new(tables)),
+            Err(error) => log::error!("the tables of policies stay as they were: {error}"),
+        }
+        let folder = &self.0.config.watch_dir;
+        if folder.as_os_str().is_empty() {
+            return;
+        }
+        let files = match fs::read_dir(folder) {
+            Ok(files) => files,
+            Err(error) => {
+                return log::error!(path:% = folder.display(); "the policies' folder cannot be read: {error}");
+            }
+        };
+        let mut paths: Vec<PathBuf> = files.flatten().map(|file| file.path()).collect();
+        paths.retain(|path| path.to_string_lossy().ends_with(".policy.wasm"));
+        paths.sort();
+        for path in paths {
+            match read(&path) {
+                Ok(file) if self.is_news(&file) => drop(self.take(file)),
+                Ok(_) => {}
+                Err(error) => log::error!("a policy was not taken: {error}"),
+            }
+        }
+    }
+
+    /// Whether a file of the watched folder is not one that was here before: old versions may lie
+    /// beside the new one.
+    fn is_news(&self, file: &[u8]) -> bool {
+        let Ok(package) = Package::parse(file.to_vec()) else { return true };
+        let ledger = self.0.ledger.lock();
+        ledger.highest.get(&package.manifest.name).is_none_or(|highest| package.manifest.version > *highest)
+    }
+
+    /// Loads what decided before this start.
+    pub(crate) fn restore(&self) {
+        let ledger = self.0.ledger.lock().clone();
+        for (world, entry) in &ledger.worlds {
+            let load = |digest: &String| match self.kept(digest, *world) {
+                Ok(version) => Some(version),
+                Err(error) => {
+                    log::error!(world = world.name(), digest; "a policy cannot be loaded any more: {error}");
+                    None
+                }
+            };
+            let candidate = entry.candidate.as_ref().and_then(|(digest, stage)| {
+                let version = load(digest)?;
+                Some(Trial { rollout: self.rollout(&version, *stage), version })
+            });
+            let previous = entry.previous.as_ref().map(|previous| previous.as_ref().and_then(load));
+            self.set(
+                *world,
+                Slot { incumbent: entry.incumbent.as_ref().and_then(load), candidate, previous },
+            );
+        }
+    }
+
+    fn kept(&self, digest: &str, world: World) -> Result<Arc<Version>, PolicyError> {
+        let package = Package::parse(read(&self.kept_path(digest))?)?;
+        // A signer may have been taken off the list since.
+        let signer = self.signer(&package)?;
+        let versions = self.versions(&package, signer.as_deref())?;
+        let found = versions.into_iter().find(|version| version.world == world && version.digest == digest);
+        found.ok_or_else(|| PolicyError::Unknown(digest.to_owned()))
+    }
+
+    fn kept_path(&self, digest: &str) -> PathBuf {
+        self.0.folder.join(format!("{digest}.policy.wasm"))
+    }
+
+    fn keep(&self, package: &Package) -> Result<(), PolicyError> {
+        let path = self.kept_path(&package.digest_hex());
+        write(&path, &package.file).map_err(|source| PolicyError::File { what: "cannot write", path, source })
+    }
+
+    /// Writes down who decides, and removes packages that nobody needs any more.
+    fn save(&self, ledger: &mut Ledger) -> Result<(), PolicyError> {
+        let digest = |version: &Option<Arc<Version>>| version.as_ref().map(|version| version.digest.clone());
+        for world in World::ALL {
+            let slot = self.slot(world);
+            let entry = Entry {
+                incumbent: digest(&slot.incumbent),
+                candidate: slot
+                    .candidate
+                    .as_ref()
+                    .map(|trial| (trial.version.digest.clone(), trial.rollout.stage())),
+                previous: slot.previous.as_ref().map(digest),
+            };
+            ledger.worlds.insert(world, entry);
+        }
+        let path = self.0.folder.join(LEDGER);
+        let text = serde_json::to_vec_pretty(&ledger).unwrap_or_default();
+        write(&path, &text).map_err(|source| PolicyError::File { what: "cannot write", path, source })?;
+        self.sweep(ledger);
+        Ok(())
+    }
+
+    fn sweep(&self, ledger: &Ledger) {
+        for (folder, ending) in
+            [(self.0.folder.clone(), ".policy.wasm"), (self.0.folder.join("native"), ".native")]
+        {
+            for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let name = file.file_name();
+                let Some(digest) = name.to_str().and_then(|name| name.strip_suffix(ending)) else { continue };
+                if !ledger.worlds.values().any(|entry| entry.names(digest)) {
+                    let _ = fs::remove_file(file.path());
+                }
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn names(&self, digest: &str) -> bool {
+        let candidate = self.candidate.as_ref().map(|(digest, _)| digest);
+        let previous = self.previous.as_ref().and_then(Option::as_ref);
+        self.incumbent.iter().chain(candidate).chain(previous).any(|other| other == digest)
+    }
+}
+
+/// Reads a package, bounded.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, PolicyError> {
+    use std::io::Read;
+
+    let failed = |source| PolicyError::File { what: "cannot read", path: path.to_owned(), source };
+    let mut file = Vec::new();
+    fs::File::open(path).map_err(failed)?.take(MOST_PACKAGE + 1).read_to_end(&mut file).map_err(failed)?;
+    Ok(file)
+}
+
+/// Writes a file that is whole or not there.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = fs::File::create(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(beside, path)
+}

@@ -1,0 +1,375 @@
+//! The policies of a node: which version decides for which world, and what happens when none can.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak, mpsc};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use prometheus::Registry;
+
+use crate::builtin;
+use crate::cause::Cause;
+use crate::change::Ledger;
+use crate::compile::Compiler;
+use crate::config::PolicyConfig;
+use crate::decisions::{BUILT_IN, Decision, DecisionLog, Page, Query, Recorder, Verdict};
+use crate::engine::Runtime;
+use crate::guest::{Surroundings, Tables};
+use crate::manifest::World;
+use crate::metrics::Metrics;
+use crate::rollout::{Change, Outcome, Rollout, Stage, Who, differ};
+use crate::rows::{Answer, Inputs};
+use crate::version::{Asked, Version};
+use crate::{PolicyError, tables};
+
+/// Comparisons that may wait for their turn.
+const WAITING: usize = 256;
+/// How often stages are looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// A decision, as its caller sees it: there always is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// What was decided; [`Answer::Abstain`] where even the built-in verdict has nothing to choose.
+    pub answer: Answer,
+    /// Name and version of the policy that decided; `None` is the built-in verdict.
+    pub policy: Option<(String, String)>,
+    /// Why it was not the policy.
+    pub cause: Option<Cause>,
+}
+
+/// The policies of a node; cheap to clone.
+#[derive(Clone)]
+pub struct Policies(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) config: PolicyConfig,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) compiler: Compiler,
+    pub(crate) folder: std::path::PathBuf,
+    worlds: [ArcSwap<Slot>; 3],
+    pub(crate) tables: ArcSwap<Tables>,
+    pub(crate) ledger: Mutex<Ledger>,
+    /// Held while a policy is taken, for seconds.
+    pub(crate) taking: Mutex<()>,
+    log: DecisionLog,
+    recorder: Option<Recorder>,
+    pub(crate) metrics: Metrics,
+    jobs: mpsc::Sender<Job>,
+    waiting: AtomicUsize,
+}
+
+/// Who decides in a world.
+#[derive(Clone, Default)]
+pub(crate) struct Slot {
+    pub(crate) incumbent: Option<Arc<Version>>,
+    pub(crate) candidate: Option<Trial>,
+    /// What decided before, loaded, for the way back. Its inner `None` is the built-in verdict.
+    pub(crate) previous: Option<Option<Arc<Version>>>,
+}
+
+/// A version that is on its way.
+#[derive(Clone)]
+pub(crate) struct Trial {
+    pub(crate) version: Arc<Version>,
+    pub(crate) rollout: Arc<Rollout>,
+}
+
+enum Job {
+    Compare(Box<Comparison>),
+    Changed(World, Arc<Rollout>, Change),
+}
+
+/// A call to be made with the other version too.
+struct Comparison {
+    inputs: Inputs,
+    surroundings: Surroundings,
+    client: u64,
+    trial: Trial,
+    incumbent: Option<Arc<Version>>,
+    /// The candidate's own call, when it decided; else the incumbent's answer stands in `decided`.
+    candidate: Option<(Duration, Option<Cause>)>,
+    decided: Answer,
+}
+
+impl Policies {
+    /// The policies that are kept in `folder`, and what they need. Policies that do not load any
+    /// more are told of in the log, and the built-in verdict takes their place.
+    ///
+    /// # Errors
+    /// When the engine, the folder or the tables cannot be set up.
+    pub fn new(
+        config: PolicyConfig,
+        folder: &std::path::Path,
+        worker: Option<std::path::PathBuf>,
+        registry: &Registry,
+    ) -> Result<Self, PolicyError> {
+        let compiler = Compiler::new(
+            worker,
+            &folder.join("native"),
+            config.compile_time(),
+            config.compile_memory_bytes,
+        )?;
+        let recorder = if config.decisions.record_dir.as_os_str().is_empty() {
+            None
+        } else {
+            Some(Recorder::start(&config.decisions).map_err(|source| PolicyError::File {
+                what: "cannot record decisions in",
+                path: config.decisions.record_dir.clone(),
+                source,
+            })?)
+        };
+        let (jobs, queue) = mpsc::channel();
+        let inner = Arc::new(Inner {
+            runtime: Runtime::new(config.room())?,
+            compiler,
+            folder: folder.to_owned(),
+            worlds: std::array::from_fn(|_| ArcSwap::default()),
+            tables: ArcSwap::from_pointee(tables::load(&config.tables_file)?),
+            ledger: Mutex::new(Ledger::load(folder)?),
+            taking: Mutex::new(()),
+            log: DecisionLog::new(config.decisions.clone()),
+            recorder,
+            metrics: Metrics::new(registry)?,
+            jobs,
+            waiting: AtomicUsize::new(0),
+            config,
+        });
+        let policies = Self(inner);
+        policies.restore();
+        let weak = Arc::downgrade(&policies.0);
+        std::thread::Builder::new()
+            .name("policy-changes".into())
+            .spawn(move || work(&weak, &queue))
+            .map_err(|error| PolicyError::Engine(error.to_string()))?;
+        Ok(policies)
+    }
+
+    /// Decides. `client` is a hash that stays the same for one client (or for the node that a plan is
+    /// for). Never fails, and takes no longer than a call may and the built-in verdict takes.
+    pub fn decide(&self, inputs: &Inputs, client: u64) -> Decided {
+        self.0.decide(inputs, client, now_ms())
+    }
+
+    /// Decisions of the sample.
+    pub fn decisions(&self, query: &Query) -> Page {
+        self.0.log.query(query)
+    }
+
+    pub(crate) fn slot(&self, world: World) -> Arc<Slot> {
+        self.0.worlds[world as usize].load_full()
+    }
+
+    pub(crate) fn set(&self, world: World, slot: Slot) {
+        self.0.worlds[world as usize].store(Arc::new(slot));
+    }
+
+    /// Lets stages that are over give way to the next.
+    fn advance(&self, now: Instant) {
+        for world in World::ALL {
+            if let Some(trial) = &self.slot(world).candidate
+                && let Some(change) = trial.rollout.advance(now)
+            {
+                self.changed(world, &trial.rollout, &change);
+            }
+        }
+    }
+
+    /// Brings the gauges up to date.
+    pub(crate) fn refresh_metrics(&self) {
+        for world in World::ALL {
+            let slot = self.slot(world);
+            let candidate = slot.candidate.as_ref().map(|trial| &trial.version);
+            let warm: usize =
+                slot.incumbent.iter().chain(candidate).map(|version| version.callable.warm()).sum();
+            self.0.metrics.warm.with_label_values(&[world.name()]).set(warm as i64);
+        }
+        if let Some(recorder) = &self.0.recorder {
+            self.0.metrics.recorded_bytes.set(recorder.recorded().written_bytes as i64);
+        }
+    }
+}
+
+impl Inner {
+    fn decide(&self, inputs: &Inputs, client: u64, now_ms: u64) -> Decided {
+        let world = inputs.world();
+        let slot = self.worlds[world as usize].load();
+        let who = slot.candidate.as_ref().map_or(Who::Incumbent, |trial| trial.rollout.decides(client));
+        let version = match (&slot.candidate, who) {
+            (Some(trial), Who::Candidate) => Some(&trial.version),
+            _ => slot.incumbent.as_ref(),
+        };
+        let surroundings = Surroundings { now_ms, tables: self.tables.load_full() };
+        let asked = version.map(|version| version.ask(inputs, &surroundings));
+        let (answer, cause) = match &asked {
+            Some(Asked { result: Ok(answer), .. }) => (answer.clone(), None),
+            Some(Asked { result: Err(cause), .. }) => (builtin::decide(inputs), Some(*cause)),
+            None => (builtin::decide(inputs), Some(Cause::None)),
+        };
+        self.metrics.decided(world, cause);
+        if let Some(asked) = &asked {
+            self.metrics.took(world, asked.took);
+        }
+        if let Some(trial) = &slot.candidate {
+            self.watch(trial, who, &slot, inputs, &surroundings, client, &asked, &answer);
+        }
+        let stage =
+            slot.candidate.as_ref().filter(|_| who == Who::Candidate).map(|trial| trial.rollout.stage());
+        if self.log.samples(world, seed(inputs)) {
+            self.record(
+                inputs,
+                &surroundings,
+                client,
+                version.map(|version| &**version),
+                stage,
+                asked.as_ref(),
+            );
+        }
+        let policy = version
+            .filter(|_| cause.is_none())
+            .map(|version| (version.manifest.name.clone(), version.manifest.version.to_string()));
+        Decided { answer, policy, cause }
+    }
+
+    /// Reports a call of the candidate, or has one made to compare with.
+    #[expect(clippy::too_many_arguments, reason = "all of one decision, once")]
+    fn watch(
+        &self,
+        trial: &Trial,
+        who: Who,
+        slot: &Slot,
+        inputs: &Inputs,
+        surroundings: &Surroundings,
+        client: u64,
+        asked: &Option<Asked>,
+        answer: &Answer,
+    ) {
+        let own = asked.as_ref().filter(|_| who == Who::Candidate);
+        let own = own.map(|asked| (asked.took, asked.result.as_ref().err().copied()));
+        let room = || self.waiting.fetch_add(1, Relaxed) < WAITING;
+        if trial.rollout.compares(who, seed(inputs)) {
+            if room() {
+                let job = Comparison {
+                    inputs: inputs.clone(),
+                    surroundings: surroundings.clone(),
+                    client,
+                    trial: trial.clone(),
+                    incumbent: slot.incumbent.clone(),
+                    candidate: own,
+                    decided: answer.clone(),
+                };
+                let _ = self.jobs.send(Job::Compare(Box::new(job)));
+                return;
+            }
+            self.waiting.fetch_sub(1, Relaxed);
+            self.metrics.dropped.inc();
+        }
+        if let Some((took, fallback)) = own {
+            self.observe(inputs.world(), trial, &Outcome { took, fallback, differs: None });
+        }
+    }
+
+    fn observe(&self, world: World, trial: &Trial, outcome: &Outcome) {
+        if let Some(change) = trial.rollout.observe(outcome, Instant::now()) {
+            let _ = self.jobs.send(Job::Changed(world, trial.rollout.clone(), change));
+        }
+    }
+
+    fn compare(&self, job: &Comparison) {
+        let world = job.inputs.world();
+        let (candidate, other) = match job.candidate {
+            Some((took, fallback)) => {
+                let other = job.incumbent.as_ref().map(|version| version.ask(&job.inputs, &job.surroundings));
+                let other =
+                    other.and_then(|asked| asked.result.ok()).unwrap_or_else(|| builtin::decide(&job.inputs));
+                ((took, fallback, Some(job.decided.clone())), other)
+            }
+            None => {
+                let asked = job.trial.version.ask(&job.inputs, &job.surroundings);
+                let stage = Some(job.trial.rollout.stage());
+                if self.log.samples(world, seed(&job.inputs)) {
+                    let version = Some(&*job.trial.version);
+                    self.record(&job.inputs, &job.surroundings, job.client, version, stage, Some(&asked));
+                }
+                let fallback = asked.result.as_ref().err().copied();
+                ((asked.took, fallback, asked.result.ok()), job.decided.clone())
+            }
+        };
+        let (took, fallback, answer) = candidate;
+        let differs = answer.filter(|_| fallback.is_none()).map(|answer| differ(&answer, &other));
+        self.observe(world, &job.trial, &Outcome { took, fallback, differs });
+    }
+
+    fn record(
+        &self,
+        inputs: &Inputs,
+        surroundings: &Surroundings,
+        client: u64,
+        version: Option<&Version>,
+        stage: Option<Stage>,
+        asked: Option<&Asked>,
+    ) {
+        let text = |of: &dyn Fn(&Version) -> String| version.map_or_else(|| BUILT_IN.to_owned(), of);
+        let decision = self.log.push(Decision {
+            sequence: 0,
+            at_ms: surroundings.now_ms,
+            world: inputs.world(),
+            policy: text(&|version| version.manifest.name.clone()),
+            version: text(&|version| version.manifest.version.to_string()),
+            digest: text(&|version| version.digest.clone()),
+            stage,
+            client,
+            inputs: inputs.clone(),
+            lookups: asked.map(|asked| asked.lookups.clone()).unwrap_or_default(),
+            verdict: match asked.map(|asked| &asked.result) {
+                Some(Ok(answer)) => Verdict::Answer(answer.clone()),
+                Some(Err(cause)) => Verdict::Fallback(*cause),
+                None => Verdict::Fallback(Cause::None),
+            },
+            fuel: asked.map_or(0, |asked| asked.fuel),
+            took_us: asked.map_or(0, |asked| u64::try_from(asked.took.as_micros()).unwrap_or(u64::MAX)),
+            builtin: builtin::decide(inputs),
+        });
+        if let Some(recorder) = &self.recorder {
+            recorder.record(decision);
+        }
+    }
+}
+
+/// Makes comparisons and changes until the node ends.
+fn work(inner: &Weak<Inner>, queue: &mpsc::Receiver<Job>) {
+    let mut looked = Instant::now();
+    loop {
+        let job = queue.recv_timeout(TICK);
+        let Some(inner) = inner.upgrade() else { return };
+        let policies = Policies(inner);
+        match job {
+            Ok(Job::Compare(job)) => {
+                policies.0.waiting.fetch_sub(1, Relaxed);
+                policies.0.compare(&job);
+            }
+            Ok(Job::Changed(world, rollout, change)) => policies.changed(world, &rollout, &change),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+        // Jobs may come without end.
+        if looked.elapsed() >= TICK {
+            looked = Instant::now();
+            policies.advance(looked);
+        }
+    }
+}
+
+fn seed(inputs: &Inputs) -> u64 {
+    match inputs {
+        Inputs::RegionRouter { request, .. } => request.seed,
+        Inputs::PreloadPlanner { request, .. } => request.seed,
+        Inputs::SuperPeerScheduler { request, .. } => request.seed,
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

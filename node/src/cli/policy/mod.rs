@@ -1,0 +1,151 @@
+//! `skerry policy`: what an author does with a policy, from its first line to its signature, and what
+//! an operator does with it on a node.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use skerry_policy::{PolicyError, compile};
+
+mod bench;
+mod build;
+mod check;
+mod load;
+mod new;
+mod remote;
+mod sample;
+mod sign;
+mod test;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Policy {
+    /// Begin a policy: a folder that builds, with its tests
+    New(new::New),
+    /// Build the policy in a folder and pack it with its manifest
+    Build(build::Build),
+    /// Say what a policy is, and whether a node can run it
+    Check(check::Check),
+    /// Run the test vectors of a policy, as a node does before it takes it
+    Test(test::Test),
+    /// Measure a policy, beside the built-in verdict
+    Bench(bench::Bench),
+    /// Make a key pair for signing
+    Keygen(sign::Keygen),
+    /// Sign a packaged policy
+    Sign(sign::Sign),
+    /// Send a signed policy to a node, where it begins in shadow
+    Push(remote::Push),
+    /// Show what decides on a node, and what is on its way
+    List(remote::List),
+    /// Let the policy that is on its way take its next step now
+    Promote(remote::Step),
+    /// Keep the policy that is on its way at its step
+    Hold(remote::Step),
+    /// Let a policy that is held go its way
+    Release(remote::Step),
+    /// Go back to what decided before
+    Rollback(remote::Step),
+    /// Show what was decided of late, and what the built-in verdict would have said
+    Explain(remote::Explain),
+    /// Compile a component from standard input to standard output: the child of a node
+    #[command(hide = true)]
+    CompileWorker {
+        /// Memory that it may take, bytes
+        memory_bytes: u64,
+        /// Processor time that it may take, seconds
+        seconds: u64,
+    },
+}
+
+impl Policy {
+    pub(super) fn execute(&self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::New(new) => new.execute(),
+            Self::Build(build) => build.execute(),
+            Self::Check(check) => check.execute(),
+            Self::Test(test) => test.execute(),
+            Self::Bench(bench) => bench.execute(),
+            Self::Keygen(keygen) => keygen.execute(),
+            Self::Sign(sign) => sign.execute(),
+            Self::Push(push) => push.execute(),
+            Self::List(list) => list.execute(),
+            Self::Promote(step) => step.promote(),
+            Self::Hold(step) => step.hold(true),
+            Self::Release(step) => step.hold(false),
+            Self::Rollback(step) => step.roll_back(),
+            Self::Explain(explain) => explain.execute(),
+            Self::CompileWorker { memory_bytes, seconds } => Ok(work(*memory_bytes, *seconds)),
+        }
+    }
+}
+
+/// Compiles; the parent reads the reason of a failure from the last line of standard error, and says
+/// itself that it is about a compilation.
+fn work(memory_bytes: u64, seconds: u64) -> ExitCode {
+    match compile::worker(memory_bytes, seconds) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let reason = match error {
+                PolicyError::Compile(reason) => reason,
+                other => other.to_string(),
+            };
+            eprintln!("{}", reason.replace('\n', ", "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(subcommand)]
+        policy: Policy,
+    }
+
+    #[test]
+    fn an_author_s_commands_are_read() {
+        for (words, right) in [
+            ("new near", true),
+            ("new --lang rust --world preload-planner work/near", true),
+            ("new", false),
+            ("new Near", false),
+            ("new ..", false),
+            ("new --lang cobol near", false),
+            ("new --world region-rooter near", false),
+            ("build", true),
+            ("build near", true),
+            ("check near.policy.wasm --key my.pub", true),
+            ("test", true),
+            ("test near --json", true),
+            ("bench near.policy.wasm --rows 4096 --calls 1", true),
+            ("bench near.policy.wasm --rows 0", false),
+            ("bench near.policy.wasm --rows 4097", false),
+            ("bench near.policy.wasm --calls 0", false),
+            ("keygen --out my.key", true),
+            ("keygen", false),
+            ("sign near.policy.wasm --key my.key --password-file word", true),
+            ("sign near.policy.wasm", false),
+            ("compile-worker 268435456 30", true),
+            ("compile-worker", false),
+        ] {
+            let parsed = Line::try_parse_from(["policy"].into_iter().chain(words.split(' ')));
+            assert_eq!(parsed.is_ok(), right, "{words}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn the_child_of_a_node_is_a_command() {
+        let parsed = Line::try_parse_from([compile::WORKER[0], compile::WORKER[1], "1", "2"]).unwrap();
+        assert!(matches!(parsed.policy, Policy::CompileWorker { memory_bytes: 1, seconds: 2 }));
+    }
+
+    #[test]
+    fn a_misspelt_world_is_answered_with_the_nearest() {
+        let error = Line::try_parse_from(["policy", "new", "--world", "region-rooter", "near"]).unwrap_err();
+        assert!(error.to_string().contains("the nearest is `region-router`"), "{error}");
+    }
+}

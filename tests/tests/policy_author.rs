@@ -1,0 +1,292 @@
+//! What the author of a policy does, from nothing to a signed file, through the real commands; and
+//! what the commands say when something is wrong.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use skerry_tests::process;
+
+/// Cargo's folder for the tests of this crate. What policies are built from stays there between runs,
+/// and so do their folders: a build knows a policy by its path.
+const WORK: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/policy-author");
+
+/// An author in the folder of a policy.
+struct Author {
+    name: String,
+    folder: PathBuf,
+}
+
+impl Author {
+    /// Begins a policy of this world; an earlier one of the same name is gone.
+    fn begins(name: &str, world: &str) -> Self {
+        let folder = Path::new(WORK).join(name);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(WORK).expect("a folder");
+        let author = Self { name: name.to_owned(), folder };
+        let folder = author.folder.display().to_string();
+        let new = ["policy", "new", "--lang", "rust", "--world", world, &folder];
+        let output = run(&mut command(&process::binary(), Path::new(WORK), &new));
+        assert!(output.status.success(), "{}", complaint(&output));
+        author
+    }
+
+    fn package(&self) -> String {
+        format!("{}.policy.wasm", self.name)
+    }
+
+    fn runs(&self, arguments: &[&str]) -> Output {
+        run(&mut command(&process::binary(), &self.folder, arguments))
+    }
+
+    /// What a command prints when it succeeds.
+    #[track_caller]
+    fn succeeds(&self, arguments: &[&str]) -> String {
+        let output = self.runs(arguments);
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {text}\n{}", complaint(&output));
+        text
+    }
+
+    /// What a command says, on either channel, when it fails.
+    #[track_caller]
+    fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.runs(arguments);
+        let words = text(&output) + &complaint(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {words}");
+        words
+    }
+
+    /// Changes one place of a file.
+    #[track_caller]
+    fn changes(&self, file: &str, from: &str, to: &str) {
+        let path = self.folder.join(file);
+        let text = fs::read_to_string(&path).expect("the file");
+        assert_eq!(text.matches(from).count(), 1, "{from:?} stands once in {file}");
+        fs::write(path, text.replace(from, to)).expect("the file is written");
+    }
+}
+
+/// A command in a folder; policies share what they are built from, and fetch nothing: it is what the
+/// workspace is built from too.
+fn command(program: &Path, folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new("timeout");
+    command
+        .arg("200")
+        .arg(program)
+        .args(arguments)
+        .current_dir(folder)
+        .env("CARGO_TARGET_DIR", Path::new(WORK).join("target"))
+        .env("CARGO_NET_OFFLINE", "true")
+        .stdin(Stdio::null());
+    command
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().expect("timeout of coreutils runs the command")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn complaint(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn assert_has(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+}
+
+/// The digest that `skerry policy build` and `check` print.
+fn digest(text: &str) -> String {
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("digest"));
+    line.expect("a digest").trim().to_owned()
+}
+
+/// From nothing to a policy that a node with the author's key takes.
+fn the_whole_way(name: &str, world: &str) {
+    let author = Author::begins(name, world);
+    let tests = run(&mut command(Path::new("cargo"), &author.folder, &["test", "--release", "--quiet"]));
+    assert!(tests.status.success(), "{}\n{}", text(&tests), complaint(&tests));
+    assert_has(&text(&tests), &["3 passed"]);
+
+    let built = author.succeeds(&["policy", "build"]);
+    let package = author.package();
+    assert_has(&built, &[&package, "MiB"]);
+    let digest_of_build = digest(&built);
+
+    // By its file and by its folder.
+    let tested = author.succeeds(&["policy", "test", &package]);
+    assert_has(&tested, &["ok  ", &format!("{name} 0.1.0: 3 of 3 hold")]);
+    let report: Value = serde_json::from_str(&author.succeeds(&["policy", "test", "--json"])).expect("JSON");
+    assert_eq!((&report["failed"], &report["digest"]), (&0.into(), &digest_of_build.as_str().into()));
+    assert!(report["vectors"][0]["fuel"].as_u64() > Some(0), "{report}");
+
+    let checked = author.succeeds(&["policy", "check", &package]);
+    assert_has(&checked, &[&format!("{name} 0.1.0"), world, "signature  none"]);
+    assert_eq!(digest(&checked), digest_of_build);
+
+    author.succeeds(&["policy", "keygen", "--out", "my.key"]);
+    author.succeeds(&["policy", "keygen", "--out", "other.key"]);
+    assert_has(&author.fails(&["policy", "check", &package, "--key", "my.pub"]), &["is not signed"]);
+    let signed = author.succeeds(&["policy", "sign", &package, "--key", "my.key"]);
+    assert_has(&signed, &[&package, "is signed by key"]);
+    let checked = author.succeeds(&["policy", "check", &package, "--key", "my.pub"]);
+    assert_has(&checked, &["signature  by the given key"]);
+    assert_eq!(digest(&checked), digest_of_build, "a signature is no part of the digest");
+    let refused = author.fails(&["policy", "check", &package, "--key", "other.pub"]);
+    assert_has(&refused, &["which is not trusted here"]);
+    author.succeeds(&["policy", "test", &package]);
+}
+
+#[test]
+fn a_region_router_goes_the_whole_way() {
+    the_whole_way("routes", "region-router");
+}
+
+#[test]
+fn a_preload_planner_goes_the_whole_way() {
+    the_whole_way("plans", "preload-planner");
+}
+
+#[test]
+fn a_super_peer_scheduler_goes_the_whole_way() {
+    the_whole_way("schedules", "super-peer-scheduler");
+}
+
+#[test]
+fn a_trap_names_the_author_s_function_and_line() {
+    let author = Author::begins("traps", "region-router");
+    let source = "
+/// Reads a row that is not there.
+#[inline(never)]
+fn beyond_the_last(candidates: &[Candidate]) -> u32 {
+    candidates[std::hint::black_box(candidates.len())].node
+}
+";
+    let export = "skerry_policy_sdk::export_region_router!(Policy);\n";
+    author.changes("src/lib.rs", export, &format!("{export}{source}"));
+    author.changes(
+        "src/lib.rs",
+        "if fit.is_empty() {",
+        "if fit.is_empty() && beyond_the_last(candidates) > 0 {",
+    );
+    // The first vectors have links that are fit; in the last nobody is.
+    let said = author.fails(&["policy", "test"]);
+    assert_has(&said, &["FAIL  nobody is fit", "expected  no opinion", "nothing: trap", "2 of 3 hold"]);
+    assert_has(&said, &["beyond_the_last", "panicked at src/lib.rs:", "index out of bounds"]);
+}
+
+#[test]
+fn a_vector_that_fails_says_what_was_expected_and_what_came() {
+    let author = Author::begins("expects", "region-router");
+    author.changes("manifest.toml", "expect = [2, 1, 0]", "expect = [0, 1, 2]");
+    let said = author.fails(&["policy", "test"]);
+    assert_has(
+        &said,
+        &["FAIL  the client's region", "expected  rows [0, 1, 2]", "got       rows [2, 1, 0]", "2 of 3 hold"],
+    );
+    let output = author.runs(&["policy", "test", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((output.status.code(), &report["failed"]), (Some(1), &1.into()));
+
+    // A wrong manifest is told before anything is built.
+    author.changes("manifest.toml", "version = ", "vesrion = ");
+    let said = author.fails(&["policy", "build"]);
+    assert_has(&said, &["manifest.toml", "line 3", "`vesrion`", "`version`"]);
+    author.changes("manifest.toml", "vesrion = ", "version = ");
+
+    // Nor is anything packed that does not compile.
+    author.changes("src/lib.rs", "pub struct Policy;", "pub struct Polity;");
+    let said = author.fails(&["policy", "build"]);
+    assert_has(&said, &["src/lib.rs", "cannot find type `Policy`", "cargo could not build"]);
+    author.changes("src/lib.rs", "pub struct Polity;", "pub struct Policy;");
+
+    // A manifest that promises another world than the code exports.
+    let manifest = fs::read_to_string(author.folder.join("manifest.toml")).expect("the manifest");
+    let (head, _) = manifest.split_once("[[vectors]]").expect("vectors");
+    let other = head.replace("\"region-router\"", "\"preload-planner\"");
+    fs::write(author.folder.join("manifest.toml"), other).expect("the manifest is written");
+    assert_has(&author.fails(&["policy", "check"]), &["it is no `preload-planner`"]);
+}
+
+#[test]
+fn a_policy_is_measured_beside_the_built_in_verdict() {
+    let author = Author::begins("measured", "region-router");
+    let words = author.succeeds(&["policy", "bench", "--calls", "500"]);
+    assert_has(
+        &words,
+        &["500 calls of 60 rows", "fresh", "reused", "built-in", "fallbacks   none", "of 4.0 MiB"],
+    );
+    let package = author.package();
+    let json = ["policy", "bench", &package, "--rows", "5", "--calls", "100", "--json"];
+    let report: Value = serde_json::from_str(&author.succeeds(&json)).expect("JSON");
+    let world = &report["worlds"][0];
+    assert_eq!((&report["rows"], &world["world"]), (&5.into(), &"region-router".into()));
+    for kind in ["fresh", "reused", "builtin"] {
+        let figures = &world[kind];
+        assert!(figures["p50_us"].as_f64() > Some(0.0), "{kind}: {figures}");
+        assert!(figures["p99_us"].as_f64() >= figures["p50_us"].as_f64(), "{kind}: {figures}");
+    }
+    assert!(world["fresh"]["fuel"].as_u64() < world["budget"]["fuel"].as_u64(), "{world}");
+}
+
+#[test]
+fn a_folder_that_is_in_use_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("mine"), "mine").expect("a file");
+    let path = folder.path().join("near");
+    let near = path.display().to_string();
+    let output = process::run(&["policy", "new", &near]);
+    assert_eq!(output.status.code(), Some(0), "{}", complaint(&output));
+    let output = process::run(&["policy", "new", &near]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_has(&complaint(&output), &[&near, "is there already"]);
+    let output = process::run(&["policy", "new", &folder.path().join("Near").display().to_string()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_has(&complaint(&output), &["lowercase letters, digits and hyphens"]);
+}
+
+/// Programs that are not in the path are not found; the binary itself is named by its path.
+#[test]
+fn a_machine_without_rust_is_told_what_to_install() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let near = folder.path().join("near").display().to_string();
+    for (arguments, code) in [(&["policy", "new", &near][..], 0), (&["policy", "build", &near][..], 1)] {
+        let output = Command::new(process::binary())
+            .args(arguments)
+            .env("PATH", folder.path())
+            .env_remove("CARGO")
+            .env_remove("RUSTC")
+            .output()
+            .expect("the binary runs");
+        assert_eq!(output.status.code(), Some(code), "{}", complaint(&output));
+        if code == 1 {
+            assert_has(&complaint(&output), &["is not here", "https://rustup.rs"]);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_policy_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("near.policy.wasm");
+    for (bytes, reason) in [
+        (&b"no wasm"[..], "no wasm"),
+        (&b"\0asm\x01\0\0\0"[..], "a core module"),
+        (&b"\0asm\x0d\0\x01\0"[..], "a component without a manifest"),
+    ] {
+        fs::write(&file, bytes).expect("the file is written");
+        let path = file.display().to_string();
+        for command in ["check", "test", "bench"] {
+            let output = process::run(&["policy", command, &path]);
+            assert_eq!(output.status.code(), Some(1), "{command}: {}", complaint(&output));
+            assert_has(&complaint(&output), &[&path, reason]);
+        }
+    }
+}
