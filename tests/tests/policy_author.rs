@@ -179,7 +179,7 @@ fn beyond_the_last(candidates: &[Candidate]) -> u32 {
     // The first vectors have links that are fit; in the last nobody is.
     let said = author.fails(&["policy", "test"]);
     assert_has(&said, &["FAIL  nobody is fit", "expected  no opinion", "nothing: trap", "2 of 3 hold"]);
-    assert_has(&said, &["beyond_the_last", "panicked at src/lib.rs:", "index out of bounds"]);
+    assert_has(&said, &["- beyond_the_last\n", "traps/src/lib.rs:", "panicked at src/lib.rs:"]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ const HAND_OVER: usize = 128 << 10;
 /// Of the reason of a policy to which the rows make no sense, characters.
 const MOST_SAID: usize = 256;
 /// Of what is said of a failure, bytes.
-const MOST_TOLD: usize = 4 << 10;
+const MOST_TOLD: usize = 8 << 10;
 
 /// What one call may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -100,8 +100,8 @@ impl Compiler {
             }
         }
         let code = Verified(match &self.worker {
-            Some(program) => self.in_child(program, &package.component)?,
-            None => compile(&package.component)?,
+            Some(program) => self.in_child(program, &package.component, runtime.lines)?,
+            None => compile(&package.component, runtime.lines)?,
         });
         let component = native::load(engine, &code)?;
         if let Err(error) = write(&path, &[&self.mac(&digest, &code.0), &code.0]) {
@@ -133,12 +133,13 @@ impl Compiler {
         mac.finalize().into_bytes().into()
     }
 
-    fn in_child(&self, program: &Path, component: &[u8]) -> Result<Vec<u8>, PolicyError> {
+    fn in_child(&self, program: &Path, component: &[u8], lines: bool) -> Result<Vec<u8>, PolicyError> {
         let failed = |error: io::Error| PolicyError::Compile(format!("the compiler cannot run: {error}"));
         let child = Command::new(program)
             .args(WORKER)
             .arg(self.memory_bytes.to_string())
             .arg(self.time.as_secs().max(1).to_string())
+            .args(lines.then_some("--lines"))
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -215,16 +216,17 @@ fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     fs::rename(&beside, path)
 }
 
-fn compile(component: &[u8]) -> Result<Vec<u8>, PolicyError> {
-    let engine = engine::compiler()?;
+fn compile(component: &[u8], lines: bool) -> Result<Vec<u8>, PolicyError> {
+    let engine = engine::compiler(lines)?;
     engine.precompile_component(component).map_err(|error| PolicyError::Compile(format!("{error:#}")))
 }
 
-/// What the child does: reads a component, writes native code, under limits that it sets itself.
+/// What the child does: reads a component, writes native code, under limits that it sets itself;
+/// with `lines` as [`crate::Room`] has them.
 ///
 /// # Errors
 /// When the component does not compile, or the pipes break.
-pub fn worker(memory_bytes: u64, seconds: u64) -> Result<(), PolicyError> {
+pub fn worker(memory_bytes: u64, seconds: u64, lines: bool) -> Result<(), PolicyError> {
     let limit = |most: u64| Rlimit { current: Some(most), maximum: Some(most) };
     for (resource, most) in [(Resource::As, memory_bytes), (Resource::Cpu, seconds), (Resource::Core, 0)] {
         setrlimit(resource, limit(most))
@@ -232,6 +234,6 @@ pub fn worker(memory_bytes: u64, seconds: u64) -> Result<(), PolicyError> {
     }
     let failed = |error: io::Error| PolicyError::Compile(format!("the pipe broke: {error}"));
     let component = bounded(io::stdin().lock(), crate::package::MOST_COMPONENT).map_err(failed)?;
-    let code = compile(&component)?;
+    let code = compile(&component, lines)?;
     io::stdout().lock().write_all(&code).map_err(failed)
 }

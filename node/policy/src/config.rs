@@ -156,7 +156,7 @@ impl PolicyConfig {
     pub fn room(&self) -> Room {
         let memory_bytes =
             self.route_memory_bytes.max(self.plan_memory_bytes).max(self.schedule_memory_bytes);
-        Room { instances: self.instances, memory_bytes }
+        Room { instances: self.instances, memory_bytes, lines: false }
     }
 
     /// Longest compilation.

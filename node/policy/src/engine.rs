@@ -36,10 +36,14 @@ pub struct Room {
     pub instances: u32,
     /// Largest memory that a policy may be given, bytes.
     pub memory_bytes: u64,
+    /// Whether failures name the lines of the source: for authors. A node does not read the debug
+    /// information of strangers.
+    pub lines: bool,
 }
 
 /// What code is made for: the same for whoever compiles and for whoever runs it.
-fn config() -> Config {
+fn config(lines: bool) -> Config {
+    let details = if lines { WasmBacktraceDetails::Enable } else { WasmBacktraceDetails::Disable };
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)
@@ -54,21 +58,21 @@ fn config() -> Config {
         .epoch_interruption(true)
         .max_wasm_stack(STACK)
         .memory_init_cow(true)
-        // Names of functions, as the guest has them; its debug information is not read in the node.
-        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .wasm_backtrace_details(details)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
     config
 }
 
 /// An engine that only compiles.
-pub(crate) fn compiler() -> Result<Engine, PolicyError> {
-    Engine::new(&config()).map_err(|error| PolicyError::Engine(error.to_string()))
+pub(crate) fn compiler(lines: bool) -> Result<Engine, PolicyError> {
+    Engine::new(&config(lines)).map_err(|error| PolicyError::Engine(error.to_string()))
 }
 
 /// Runs policies.
 pub struct Runtime {
     engine: Engine,
     clock: Arc<Clock>,
+    pub(crate) lines: bool,
 }
 
 struct Clock {
@@ -97,7 +101,7 @@ impl Runtime {
             .linear_memory_keep_resident(KEEP)
             .table_keep_resident(4 << 10)
             .max_unused_warm_slots(room.instances);
-        let mut config = config();
+        let mut config = config(room.lines);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let engine = Engine::new(&config).map_err(|error| PolicyError::Engine(error.to_string()))?;
         let clock = Arc::new(Clock {
@@ -112,7 +116,7 @@ impl Runtime {
             .name("policy-clock".into())
             .spawn(move || ticking.run(&of))
             .map_err(|error| PolicyError::Engine(error.to_string()))?;
-        Ok(Arc::new(Self { engine, clock }))
+        Ok(Arc::new(Self { engine, clock, lines: room.lines }))
     }
 
     pub(crate) fn engine(&self) -> &Engine {

@@ -70,7 +70,7 @@ fn calls_beyond_those_that_may_run_get_none() {
 #[test]
 fn an_engine_without_room_is_full() {
     let node = Node::new();
-    let small = Runtime::new(Room { instances: 1, memory_bytes: 16 << 20 }).expect("an engine");
+    let small = Runtime::new(Room { instances: 1, memory_bytes: 16 << 20, lines: false }).expect("an engine");
     let policy = |manifest: &str| {
         let package = packed(&Guest::new(FIRST).component(), manifest);
         let native = node.compiler.component(&small, &package).expect("native code");

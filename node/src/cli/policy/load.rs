@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, ensure};
 use clap::Args;
 use skerry_policy::package::MOST_PACKAGE;
-use skerry_policy::{Callable, Compiler, Manifest, Package, PolicyConfig, Runtime, World};
+use skerry_policy::{Callable, Compiler, Manifest, Package, PolicyConfig, Room, Runtime, World};
 use tempfile::TempDir;
 
 use super::build::build;
@@ -49,7 +49,7 @@ impl Sandbox {
         let (time, memory_bytes) = (config.compile_time(), config.compile_memory_bytes);
         Ok(Self {
             compiler: Compiler::new(Some(worker), folder.path(), time, memory_bytes)?,
-            runtime: Runtime::new(config.room())?,
+            runtime: Runtime::new(Room { lines: true, ..config.room() })?,
             config,
             _folder: folder,
         })

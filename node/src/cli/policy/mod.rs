@@ -53,6 +53,9 @@ pub(super) enum Policy {
         memory_bytes: u64,
         /// Processor time that it may take, seconds
         seconds: u64,
+        /// Keep what leads from native code to lines of the source
+        #[arg(long)]
+        lines: bool,
     },
 }
 
@@ -73,15 +76,15 @@ impl Policy {
             Self::Release(step) => step.hold(false),
             Self::Rollback(step) => step.roll_back(),
             Self::Explain(explain) => explain.execute(),
-            Self::CompileWorker { memory_bytes, seconds } => Ok(work(*memory_bytes, *seconds)),
+            Self::CompileWorker { memory_bytes, seconds, lines } => Ok(work(*memory_bytes, *seconds, *lines)),
         }
     }
 }
 
 /// Compiles; the parent reads the reason of a failure from the last line of standard error, and says
 /// itself that it is about a compilation.
-fn work(memory_bytes: u64, seconds: u64) -> ExitCode {
-    match compile::worker(memory_bytes, seconds) {
+fn work(memory_bytes: u64, seconds: u64, lines: bool) -> ExitCode {
+    match compile::worker(memory_bytes, seconds, lines) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let reason = match error {
@@ -140,7 +143,7 @@ mod tests {
     #[test]
     fn the_child_of_a_node_is_a_command() {
         let parsed = Line::try_parse_from([compile::WORKER[0], compile::WORKER[1], "1", "2"]).unwrap();
-        assert!(matches!(parsed.policy, Policy::CompileWorker { memory_bytes: 1, seconds: 2 }));
+        assert!(matches!(parsed.policy, Policy::CompileWorker { memory_bytes: 1, seconds: 2, lines: false }));
     }
 
     #[test]

@@ -99,10 +99,28 @@ impl Ran<'_> {
         })
     }
 
-    /// Why the call did not return, with the functions that it was in.
+    /// Why the call did not return, with the functions that it was in: the author's, since what the
+    /// standard library does on the way to a trap says nothing.
     fn error(&self) -> Vec<String> {
         let lines = self.called.error.iter().flat_map(|error| error.lines());
-        lines.filter(|line| !line.trim().is_empty() && !line.starts_with(HINT)).map(plain).collect()
+        let mut told: Vec<String> = Vec::new();
+        for line in lines.filter(|line| !line.trim().is_empty() && !line.starts_with(HINT)) {
+            if line.trim_start().starts_with("at /rustc/") {
+                told.pop();
+            } else {
+                told.push(plain(&readable(line)));
+            }
+        }
+        told
+    }
+}
+
+/// A line of a backtrace with the function's name as it is written.
+fn readable(line: &str) -> String {
+    let Some((place, symbol)) = line.split_once(" - ") else { return line.to_owned() };
+    match rustc_demangle::try_demangle(symbol.rsplit('!').next().unwrap_or(symbol)) {
+        Ok(name) => format!("{place} - {name:#}"),
+        Err(_) => line.to_owned(),
     }
 }
 
@@ -248,6 +266,15 @@ expect = [1]
             assert!(text.contains(part), "no {part} in\n{text}");
         }
         assert!(!text.contains("WASMTIME") && !text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn a_backtrace_is_the_author_s() {
+        let error = "error while executing at wasm backtrace:\n    0: 0x1 - abort\n        at /rustc/59/library/x.rs:1:2\n    \
+                     1: 0x2 - _ZN4near4pick17h05af221e174051e9E\n        at /home/you/near/src/lib.rs:34:5";
+        let text = ran(&package(), Err(Cause::Trap), Some(error));
+        assert!(text.contains("1: 0x2 - near::pick\n") && text.contains("near/src/lib.rs:34:5"), "{text}");
+        assert!(!text.contains("abort") && !text.contains("/rustc/"), "{text}");
     }
 
     #[test]
