@@ -51,7 +51,7 @@ if (( $${#missing[@]} )); then
 fi
 endef
 
-.PHONY: help setup setup-test setup-lint build policies run test lint lint-fast audit bench clean
+.PHONY: help setup setup-test setup-lint build policies run test lint lint-fast audit bench fuzz clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -139,6 +139,22 @@ audit: setup-lint ## known vulnerabilities of the dependencies (fetches RustSec'
 bench: setup-test policies ## the store, policies, and the node against nginx (a quarter of an hour, a quiet machine)
 	@cargo build $(ALL) --bins
 	cargo bench --workspace --bench layout --bench store --bench policy --bench speed
+
+# Coverage counters as libFuzzer reads them, on the stable compiler; no address sanitizer, since nothing
+# here is unsafe but what wasmtime does.
+COUNTERS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table
+FUZZ_SECONDS ?= 60
+
+fuzz: setup ## fuzz the readers of policies (FUZZ_SECONDS for each)
+	@cd tests/fuzz
+	export CARGO_TARGET_DIR=$(CACHE)/fuzz RUSTFLAGS='$(COUNTERS) --cfg fuzzing -Ccodegen-units=1'
+	cargo build --release --target x86_64-unknown-linux-gnu
+	for target in manifest loader; do
+	    mkdir -p "$(CACHE)/fuzz/corpus/$$target"
+	    "$(CACHE)/fuzz/x86_64-unknown-linux-gnu/release/$$target" -max_total_time=$(FUZZ_SECONDS) -timeout=20 \
+	        -artifact_prefix="$(CACHE)/fuzz/$$target-" "$(CACHE)/fuzz/corpus/$$target"
+	done
 
 clean: ## remove build output and what `make run` made; tools stay
 	@rm -rf -- "$(CARGO_TARGET_DIR)" "$(CACHE)/run" "$(CACHE)/sample"

@@ -55,7 +55,9 @@ impl Reload {
             certificate.reload(&new.public)?;
         }
         self.cache.reload(new.cache.clone(), new.sites.clone())?;
-        self.policies.scan();
+        // It may compile for a while.
+        let policies = self.policies.clone();
+        std::thread::Builder::new().name("policy-scan".into()).spawn(move || policies.scan())?;
         if let Ok(level) = log::LevelFilter::from_str(&new.log.level) {
             log::set_max_level(level);
         }

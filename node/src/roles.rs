@@ -36,9 +36,10 @@ impl Roles {
             access_log: config.log.access,
         })?;
         let folder = config.node.data_dir.join("policies");
-        let worker = std::env::current_exe()?;
+        // This very program, also when its file was replaced by another version meanwhile.
+        let worker = "/proc/self/exe".into();
         let policies = Policies::new(config.policy.clone(), &folder, Some(worker), registry)?;
-        let policy = Arc::new(PolicyRole::new(policies.clone())?);
+        let policy = Arc::new(PolicyRole::new(policies.clone()));
         Ok(Self { store, cache, policies, policy })
     }
 

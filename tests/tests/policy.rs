@@ -224,3 +224,59 @@ fn a_watched_folder_and_sighup_lead_to_the_same_path() {
     wait::until("the other complaint", SOON, || node.logged(&["tables", "stay as they were"]));
     assert!(candidate("1.0.1"));
 }
+
+#[test]
+fn the_way_back_to_the_built_in_verdict_survives_a_restart() {
+    let (author, folder) = (Author::new(), folder());
+    let mut node = builder(&author).start();
+    pushed(&node, folder.path(), &author.sign(&policies::packed(World::RegionRouter, "1.0.0")));
+    for _ in 0..4 {
+        assert!(node.command(&["policy", "promote", ROUTER]).status.success());
+    }
+    assert_eq!(deciding(&node), "1.0.0");
+    node.restart();
+    assert_eq!((deciding(&node), &slot(&node)["previous"]), ("1.0.0".to_owned(), &json!("built-in")));
+    let output = node.command(&["policy", "rollback", ROUTER]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "region-router: the built-in verdict decides\n");
+    assert_eq!(decide(&node, 1)["cause"], "none");
+}
+
+#[test]
+fn what_is_broken_on_disk_stops_no_node() {
+    let (author, folder) = (Author::new(), folder());
+    let missing = folder.path().join("missing");
+    let mut node = builder(&author)
+        .text("policy", "watch_dir", &missing.to_string_lossy())
+        .text("policy", "tables_file", &missing.to_string_lossy())
+        .start();
+    pushed(&node, folder.path(), &author.sign(&policies::packed(World::RegionRouter, "1.0.0")));
+    for _ in 0..4 {
+        assert!(node.command(&["policy", "promote", ROUTER]).status.success());
+    }
+    node.kill();
+    let kept = node.data_dir().join("policies");
+    let ledger = std::fs::read_to_string(kept.join("ledger.json")).expect("a ledger");
+    std::fs::write(kept.join("ledger.json"), "{ nonsense").expect("a ledger");
+    node.start();
+    assert_eq!(decide(&node, 1)["cause"], "none");
+    let reason = refused(&node, folder.path(), &author.sign(&policies::packed(World::RegionRouter, "1.0.1")));
+    assert!(reason.contains("ledger.json"), "{reason}");
+
+    // Mended, it goes on where it was; a package that is gone costs its place and no start.
+    node.kill();
+    std::fs::write(kept.join("ledger.json"), &ledger).expect("a ledger");
+    node.start();
+    assert_eq!(deciding(&node), "1.0.0");
+    node.kill();
+    let package = std::fs::read_dir(&kept).expect("a folder").flatten().map(|file| file.path());
+    let package =
+        package.into_iter().find(|path| path.to_string_lossy().ends_with(".policy.wasm")).expect("a package");
+    let aside = folder.path().join("aside");
+    std::fs::rename(&package, &aside).expect("a package");
+    node.start();
+    assert_eq!(decide(&node, 1)["cause"], "none");
+    node.kill();
+    std::fs::copy(&aside, &package).expect("a package");
+    node.start();
+    assert_eq!(deciding(&node), "1.0.0", "its place was kept");
+}

@@ -1,6 +1,6 @@
 //! The contract as wasmtime sees it (`plugins/wit`), and its rows from and to [`crate::rows`].
 
-use crate::rows;
+use crate::rows::{self, same};
 
 /// World `region-router`.
 pub(crate) mod region_router {
@@ -45,17 +45,6 @@ pub(crate) use region_router::skerry::policy::{host, types};
 pub(crate) use preload_planner::exports::skerry::policy::preload_planning as plan;
 pub(crate) use region_router::exports::skerry::policy::region_routing as route;
 pub(crate) use super_peer_scheduler::exports::skerry::policy::peer_scheduling as peers;
-
-/// The same fields under the same names on both sides.
-macro_rules! same {
-    ($from:path => $to:path { $($field:ident),* $(,)? }) => {
-        impl From<&$from> for $to {
-            fn from(from: &$from) -> Self {
-                Self { $($field: from.$field),* }
-            }
-        }
-    };
-}
 
 same!(rows::RouteRequest => route::Request { client, region, isp, resource_hash, size_bytes, seed });
 same!(rows::RouteCandidate => route::Candidate {

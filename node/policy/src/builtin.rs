@@ -5,17 +5,7 @@
 
 use skerry_policy_sdk::{Choice, preload_planner, region_router, super_peer_scheduler};
 
-use crate::rows::{self, Answer, Inputs};
-
-macro_rules! same {
-    ($from:path => $to:path { $($field:ident),* $(,)? }) => {
-        impl From<&$from> for $to {
-            fn from(from: &$from) -> Self {
-                Self { $($field: from.$field),* }
-            }
-        }
-    };
-}
+use crate::rows::{self, Answer, Inputs, same};
 
 same!(rows::RouteRequest => region_router::Request { client, region, isp, resource_hash, size_bytes, seed });
 same!(rows::RouteCandidate => region_router::Candidate {

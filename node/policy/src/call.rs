@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -90,6 +90,8 @@ pub struct Callable {
     table_names: Arc<[String]>,
     counters: usize,
     warm: Mutex<Vec<Instance>>,
+    /// It does not decide now, and keeps no instances.
+    retired: AtomicBool,
     running: AtomicU32,
 }
 
@@ -147,6 +149,7 @@ impl Callable {
             table_names: manifest.tables.clone().into(),
             counters: manifest.counters.len(),
             warm: Mutex::default(),
+            retired: AtomicBool::new(false),
             running: AtomicU32::new(0),
         })
     }
@@ -159,6 +162,14 @@ impl Callable {
     /// Instances that wait for their next call.
     pub fn warm(&self) -> usize {
         self.warm.lock().len()
+    }
+
+    /// Lets go of the instances that wait, and keeps none from now on; or keeps them again.
+    pub(crate) fn retire(&self, retired: bool) {
+        self.retired.store(retired, Relaxed);
+        if retired {
+            self.warm.lock().clear();
+        }
     }
 
     /// Makes instances ahead of their calls, up to `count` that wait. Nothing for a policy that does
@@ -175,21 +186,19 @@ impl Callable {
         Ok(())
     }
 
-    /// Decides. Takes at most the policy's time and a tick more, whatever it does.
+    /// Decides. Takes at most twice the policy's time, whatever it does: the second half only where the
+    /// processor was busy with something else.
     pub fn call(&self, inputs: &Inputs, surroundings: &Surroundings) -> Called {
         let started = Instant::now();
         if inputs.rows() == 0 || inputs.rows() > MOST_ROWS {
             return Called::not(Cause::Rows, started);
         }
-        let admitted = self.running.fetch_add(1, Relaxed) < self.limits.calls;
-        let called = if admitted {
-            let _running = self.runtime.running();
-            self.admitted(inputs, surroundings, started)
-        } else {
-            Called::not(Cause::Full, started)
-        };
-        self.running.fetch_sub(1, Relaxed);
-        called
+        let place = Place::take(&self.running);
+        if place.before >= self.limits.calls {
+            return Called::not(Cause::Full, started);
+        }
+        let _running = self.runtime.running();
+        self.admitted(inputs, surroundings, started)
     }
 
     fn admitted(&self, inputs: &Inputs, surroundings: &Surroundings, started: Instant) -> Called {
@@ -224,7 +233,7 @@ impl Callable {
                 called.result = verdict::check(answer, inputs.world(), inputs.rows());
                 called.error = said;
                 instance.calls += 1;
-                if self.reuse && instance.calls < self.limits.reuses {
+                if self.reuse && instance.calls < self.limits.reuses && !self.retired.load(Relaxed) {
                     self.warm.lock().push(instance);
                 }
             }
@@ -299,6 +308,24 @@ fn begin(store: &mut Store<Guest>, limits: &Limits, surroundings: &Surroundings)
     // The tick that has begun is not counted.
     store.set_epoch_deadline((limits.time.as_nanos() / TICK.as_nanos()) as u64 + 1);
     Ok(())
+}
+
+/// One of the calls that may run at once.
+struct Place<'a> {
+    running: &'a AtomicU32,
+    before: u32,
+}
+
+impl<'a> Place<'a> {
+    fn take(running: &'a AtomicU32) -> Self {
+        Self { running, before: running.fetch_add(1, Relaxed) }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.running.fetch_sub(1, Relaxed);
+    }
 }
 
 struct Failed {

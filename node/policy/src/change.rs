@@ -5,7 +5,7 @@
 //! The ledger says what decides, for the next start, and the highest version of each name, so that
 //! an old signature cannot bring an old version back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -35,28 +35,53 @@ pub(crate) struct Ledger {
     pub(crate) highest: BTreeMap<String, Number>,
     /// Digests of what decides, by world.
     worlds: BTreeMap<World, Entry>,
+    /// Worlds of which something could not be loaded at this start: their entries stay as they are,
+    /// for a start at which it can, until something changes there.
+    #[serde(skip)]
+    unloaded: BTreeSet<World>,
+    /// Why it cannot be read: then nothing is taken, since nobody knows what would be a step back.
+    #[serde(skip)]
+    broken: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 struct Entry {
     incumbent: Option<String>,
-    candidate: Option<(String, Stage)>,
-    previous: Option<Option<String>>,
+    candidate: Option<Candidate>,
+    previous: Option<Previous>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Candidate {
+    digest: String,
+    stage: Stage,
+    held: bool,
+}
+
+/// What decided before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Previous {
+    BuiltIn,
+    Digest(String),
 }
 
 impl Ledger {
-    pub(crate) fn load(folder: &Path) -> Result<Self, PolicyError> {
+    /// The ledger of a folder; a new one where there is none.
+    pub(crate) fn load(folder: &Path) -> Self {
         let path = folder.join(LEDGER);
-        match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| PolicyError::File {
-                what: "cannot understand",
-                path,
-                source: io::Error::new(io::ErrorKind::InvalidData, error),
-            }),
+        let read = match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| error.to_string()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(source) => Err(PolicyError::File { what: "cannot read", path, source }),
-        }
+            Err(error) => Err(error.to_string()),
+        };
+        read.unwrap_or_else(|reason| {
+            let path = path.display();
+            log::error!(path:%; "the ledger of policies cannot be read, so the built-in verdicts decide: {reason}");
+            let broken = format!("{path} cannot be read ({reason}); mend or remove it, and start the node again");
+            Self { broken: Some(broken), ..Self::default() }
+        })
     }
 }
 
@@ -114,6 +139,9 @@ impl Policies {
         };
         {
             let ledger = self.0.ledger.lock();
+            if let Some(reason) = &ledger.broken {
+                return Err(PolicyError::Ledger(reason.clone()));
+            }
             if ledger.worlds.values().any(|entry| entry.names(&digest)) {
                 return Ok(taken);
             }
@@ -123,8 +151,8 @@ impl Policies {
         for version in &versions {
             vectors::hold(&version.callable, manifest, version.world)?;
         }
-        let mut ledger = self.0.ledger.lock();
         self.keep(&package)?;
+        let mut ledger = self.0.ledger.lock();
         ledger.highest.insert(manifest.name.clone(), manifest.version.clone());
         for version in versions {
             let world = version.world;
@@ -134,7 +162,8 @@ impl Policies {
             let slot = Slot { candidate: Some(Trial { version, rollout }), ..(*self.slot(world)).clone() };
             self.set(world, slot);
         }
-        self.save(&mut ledger)?;
+        self.save(&mut ledger, &taken.worlds);
+        self.sweep(&ledger);
         Ok(taken)
     }
 
@@ -206,9 +235,7 @@ impl Policies {
             }
         };
         self.0.metrics.changes.with_label_values(&[world.name(), step]).inc();
-        if let Err(error) = self.save(&mut ledger) {
-            log::error!("a change of policies is not written down: {error}");
-        }
+        self.save(&mut ledger, &[world]);
     }
 
     /// The operator's word for a candidate: on to its next stage. False when there is none.
@@ -224,18 +251,17 @@ impl Policies {
     /// The operator's word for a candidate: stay in this stage, or go on by itself again. False when
     /// there is none.
     pub fn hold(&self, world: World, held: bool) -> bool {
+        let mut ledger = self.0.ledger.lock();
         let slot = self.slot(world);
         let Some(trial) = &slot.candidate else { return false };
         trial.rollout.hold(held);
+        self.save(&mut ledger, &[world]);
         true
     }
 
     /// Back to what decided before, at once: a candidate goes, else what took over last gives way to
     /// what it replaced. Returns what decides now, `None` when there is no way back.
-    ///
-    /// # Errors
-    /// When the ledger cannot be written; the change is made all the same.
-    pub fn roll_back(&self, world: World) -> Result<Option<String>, PolicyError> {
+    pub fn roll_back(&self, world: World) -> Option<String> {
         let mut ledger = self.0.ledger.lock();
         let slot = self.slot(world);
         let next = match (&slot.candidate, &slot.previous) {
@@ -246,7 +272,7 @@ impl Policies {
             (None, Some(previous)) => {
                 Slot { incumbent: previous.clone(), candidate: None, previous: Some(slot.incumbent.clone()) }
             }
-            (None, None) => return Ok(None),
+            (None, None) => return None,
         };
         let now = next.incumbent.as_ref().map_or_else(
             || "the built-in verdict".to_owned(),
@@ -255,8 +281,8 @@ impl Policies {
         self.set(world, next);
         self.0.metrics.changes.with_label_values(&[world.name(), "rolled-back"]).inc();
         log::warn!(world = world.name(); "rolled back: {now} decides");
-        self.save(&mut ledger)?;
-        Ok(Some(now))
+        self.save(&mut ledger, &[world]);
+        Some(now)
     }
 
     /// Takes every policy of the watched folder that is not here yet, and the tables anew.
@@ -287,34 +313,60 @@ impl Policies {
         }
     }
 
-    /// Whether a file of the watched folder is not one that was here before: old versions may lie
-    /// beside the new one.
+    /// Whether a file of the watched folder is not one that was here before, or was tried: old
+    /// versions, and those that were refused, may lie beside the new one.
     fn is_news(&self, file: &[u8]) -> bool {
         let Ok(package) = Package::parse(file.to_vec()) else { return true };
         let ledger = self.0.ledger.lock();
-        ledger.highest.get(&package.manifest.name).is_none_or(|highest| package.manifest.version > *highest)
+        let newer = ledger
+            .highest
+            .get(&package.manifest.name)
+            .is_none_or(|highest| package.manifest.version > *highest);
+        newer && self.0.refused.lock().insert(package.digest)
     }
 
     /// Loads what decided before this start.
     pub(crate) fn restore(&self) {
-        let ledger = self.0.ledger.lock().clone();
-        for (world, entry) in &ledger.worlds {
-            let load = |digest: &String| match self.kept(digest, *world) {
+        let mut ledger = self.0.ledger.lock();
+        for (world, entry) in ledger.worlds.clone() {
+            let mut load = |digest: &String| match self.kept(digest, world) {
                 Ok(version) => Some(version),
                 Err(error) => {
+                    ledger.unloaded.insert(world);
                     log::error!(world = world.name(), digest; "a policy cannot be loaded any more: {error}");
                     None
                 }
             };
-            let candidate = entry.candidate.as_ref().and_then(|(digest, stage)| {
-                let version = load(digest)?;
-                Some(Trial { rollout: self.rollout(&version, *stage), version })
-            });
-            let previous = entry.previous.as_ref().map(|previous| previous.as_ref().and_then(load));
-            self.set(
-                *world,
-                Slot { incumbent: entry.incumbent.as_ref().and_then(load), candidate, previous },
-            );
+            let mut slot = Slot {
+                incumbent: entry.incumbent.as_ref().and_then(&mut load),
+                candidate: None,
+                previous: match &entry.previous {
+                    None => None,
+                    Some(Previous::BuiltIn) => Some(None),
+                    Some(Previous::Digest(digest)) => load(digest).map(Some),
+                },
+            };
+            match &entry.candidate {
+                // The step was made and not written down.
+                None | Some(Candidate { stage: Stage::Demoted, .. }) => {}
+                Some(Candidate { stage: Stage::Done, digest, .. }) => {
+                    if let Some(version) = load(digest) {
+                        slot = Slot {
+                            previous: Some(slot.incumbent),
+                            incumbent: Some(version),
+                            candidate: None,
+                        };
+                    }
+                }
+                Some(Candidate { stage, digest, held }) => {
+                    slot.candidate = load(digest).map(|version| {
+                        let rollout = self.rollout(&version, *stage);
+                        rollout.hold(*held || !self.0.config.rollout.automatic);
+                        Trial { rollout, version }
+                    });
+                }
+            }
+            self.set(world, slot);
         }
     }
 
@@ -336,26 +388,44 @@ impl Policies {
         write(&path, &package.file).map_err(|source| PolicyError::File { what: "cannot write", path, source })
     }
 
-    /// Writes down who decides, and removes packages that nobody needs any more.
-    fn save(&self, ledger: &mut Ledger) -> Result<(), PolicyError> {
-        let digest = |version: &Option<Arc<Version>>| version.as_ref().map(|version| version.digest.clone());
+    /// Writes down who decides in the worlds that have changed, and removes packages that nobody
+    /// needs any more. What cannot be written is in force all the same, until a restart.
+    fn save(&self, ledger: &mut Ledger, changed: &[World]) {
+        if ledger.broken.is_some() {
+            return;
+        }
+        let digest = |version: &Arc<Version>| version.digest.clone();
         for world in World::ALL {
+            if changed.contains(&world) {
+                ledger.unloaded.remove(&world);
+            } else if ledger.unloaded.contains(&world) {
+                continue;
+            }
             let slot = self.slot(world);
+            let previous = |previous: &Option<Arc<Version>>| {
+                previous.as_ref().map_or(Previous::BuiltIn, |version| Previous::Digest(digest(version)))
+            };
             let entry = Entry {
-                incumbent: digest(&slot.incumbent),
-                candidate: slot
-                    .candidate
-                    .as_ref()
-                    .map(|trial| (trial.version.digest.clone(), trial.rollout.stage())),
-                previous: slot.previous.as_ref().map(digest),
+                incumbent: slot.incumbent.as_ref().map(digest),
+                candidate: slot.candidate.as_ref().map(|trial| Candidate {
+                    digest: digest(&trial.version),
+                    stage: trial.rollout.stage(),
+                    held: trial.rollout.status(Instant::now()).held,
+                }),
+                previous: slot.previous.as_ref().map(previous),
             };
             ledger.worlds.insert(world, entry);
         }
         let path = self.0.folder.join(LEDGER);
         let text = serde_json::to_vec_pretty(&ledger).unwrap_or_default();
-        write(&path, &text).map_err(|source| PolicyError::File { what: "cannot write", path, source })?;
-        self.sweep(ledger);
-        Ok(())
+        if let Err(error) = write(&path, &text) {
+            log::error!(path:% = path.display(); "a change of policies is in force until a restart only: {error}");
+            return;
+        }
+        // While one is taken, its files belong to nobody yet.
+        if let Some(_nobody_takes) = self.0.taking.try_lock() {
+            self.sweep(ledger);
+        }
     }
 
     fn sweep(&self, ledger: &Ledger) {
@@ -375,8 +445,11 @@ impl Policies {
 
 impl Entry {
     fn names(&self, digest: &str) -> bool {
-        let candidate = self.candidate.as_ref().map(|(digest, _)| digest);
-        let previous = self.previous.as_ref().and_then(Option::as_ref);
+        let candidate = self.candidate.as_ref().map(|candidate| &candidate.digest);
+        let previous = self.previous.as_ref().and_then(|previous| match previous {
+            Previous::Digest(digest) => Some(digest),
+            Previous::BuiltIn => None,
+        });
         self.incumbent.iter().chain(candidate).chain(previous).any(|other| other == digest)
     }
 }
@@ -397,5 +470,39 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::File::create(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(beside, path)
+    fs::rename(beside, path)?;
+    // The name is on disk with its folder.
+    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ledger_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let candidate = Candidate { digest: "c".into(), stage: Stage::Canary10, held: true };
+        let first = Entry { incumbent: Some("a".into()), candidate: None, previous: Some(Previous::BuiltIn) };
+        let second = Entry {
+            incumbent: None,
+            candidate: Some(candidate),
+            previous: Some(Previous::Digest("p".into())),
+        };
+        let ledger = Ledger {
+            highest: BTreeMap::from([("near".into(), Number::new(1, 2, 3))]),
+            worlds: BTreeMap::from([(World::RegionRouter, first), (World::PreloadPlanner, second)]),
+            ..Ledger::default()
+        };
+        write(&folder.path().join(LEDGER), &serde_json::to_vec(&ledger).unwrap()).unwrap();
+        assert_eq!(Ledger::load(folder.path()), ledger);
+        assert!(
+            ledger.worlds[&World::PreloadPlanner].names("p")
+                && !ledger.worlds[&World::RegionRouter].names("p")
+        );
+
+        fs::write(folder.path().join(LEDGER), "{ nonsense").unwrap();
+        assert!(Ledger::load(folder.path()).broken.unwrap().contains(LEDGER));
+        assert_eq!(Ledger::load(&folder.path().join("none")), Ledger::default());
+    }
 }

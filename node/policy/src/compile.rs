@@ -77,7 +77,9 @@ impl Compiler {
                 let mut key = [0; KEY];
                 rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())
                     .map_err(|error| failed("cannot make a key for", &path)(error.into()))?;
-                write(&path, &[&key]).map_err(failed("cannot write", &path))?;
+                if let Err(error) = write(&path, &[&key]) {
+                    log::warn!(path:% = path.display(); "compiled code is good for this run only: {error}");
+                }
                 key
             }
         };

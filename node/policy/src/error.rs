@@ -54,6 +54,9 @@ pub enum PolicyError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// What was here before is not known.
+    #[error("nothing is taken: {0}")]
+    Ledger(String),
     /// Metrics could not be registered.
     #[error("cannot register metrics: {0}")]
     Metrics(#[from] prometheus::Error),

@@ -43,8 +43,8 @@ pub(crate) struct Guest {
     host_calls: u32,
     /// When its time is over, for calls of the host: nothing else looks at the clock between them.
     deadline: Option<Instant>,
-    /// Since its time is over: the processor's time of this thread then, and the wall's.
-    late: Option<(Duration, Instant)>,
+    /// Since its time is over: the processor's time of this thread then.
+    late: Option<Duration>,
     /// Whether it asked for memory in vain.
     pub(crate) denied: bool,
     /// Its memory now, bytes.
@@ -79,8 +79,9 @@ impl Guest {
     pub(crate) fn may_go_on(&mut self, limit: Duration) -> bool {
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         let cpu = Duration::new(cpu.tv_sec.cast_unsigned(), cpu.tv_nsec as u32);
-        let (spent, since) = *self.late.get_or_insert((cpu, Instant::now()));
-        cpu.saturating_sub(spent) < TICK && since.elapsed() < limit
+        let spent = *self.late.get_or_insert(cpu);
+        let in_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline + limit);
+        cpu.saturating_sub(spent) < TICK && in_time
     }
 
     fn called(&mut self) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The policies of a node: which version decides for which world, and what happens when none can.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -51,6 +52,8 @@ pub(crate) struct Inner {
     worlds: [ArcSwap<Slot>; 3],
     pub(crate) tables: ArcSwap<Tables>,
     pub(crate) ledger: Mutex<Ledger>,
+    /// Digests of what the watched folder had, so that nothing is tried twice.
+    pub(crate) refused: Mutex<HashSet<[u8; 32]>>,
     /// Held while a policy is taken, for seconds.
     pub(crate) taking: Mutex<()>,
     log: DecisionLog,
@@ -94,11 +97,11 @@ struct Comparison {
 }
 
 impl Policies {
-    /// The policies that are kept in `folder`, and what they need. Policies that do not load any
-    /// more are told of in the log, and the built-in verdict takes their place.
+    /// The policies that are kept in `folder`, and what they need. What cannot be read or loaded is told
+    /// of in the log, and the built-in verdict takes its place.
     ///
     /// # Errors
-    /// When the engine, the folder or the tables cannot be set up.
+    /// When the engine or the folder cannot be set up.
     pub fn new(
         config: PolicyConfig,
         folder: &std::path::Path,
@@ -111,23 +114,27 @@ impl Policies {
             config.compile_time(),
             config.compile_memory_bytes,
         )?;
-        let recorder = if config.decisions.record_dir.as_os_str().is_empty() {
-            None
-        } else {
-            Some(Recorder::start(&config.decisions).map_err(|source| PolicyError::File {
-                what: "cannot record decisions in",
-                path: config.decisions.record_dir.clone(),
-                source,
-            })?)
-        };
+        let folder_of_records = &config.decisions.record_dir;
+        let wanted = !folder_of_records.as_os_str().is_empty();
+        let recorder = wanted.then(|| Recorder::start(&config.decisions)).and_then(|started| {
+            let told = |error| {
+                log::error!(path:% = folder_of_records.display(); "decisions are not recorded: {error}");
+            };
+            started.map_err(told).ok()
+        });
+        let tables = tables::load(&config.tables_file).unwrap_or_else(|error| {
+            log::error!("policies have no tables: {error}");
+            Tables::new()
+        });
         let (jobs, queue) = mpsc::channel();
         let inner = Arc::new(Inner {
             runtime: Runtime::new(config.room())?,
             compiler,
             folder: folder.to_owned(),
             worlds: std::array::from_fn(|_| ArcSwap::default()),
-            tables: ArcSwap::from_pointee(tables::load(&config.tables_file)?),
-            ledger: Mutex::new(Ledger::load(folder)?),
+            tables: ArcSwap::from_pointee(tables),
+            ledger: Mutex::new(Ledger::load(folder)),
+            refused: Mutex::default(),
             taking: Mutex::new(()),
             log: DecisionLog::new(config.decisions.clone()),
             recorder,
@@ -162,6 +169,10 @@ impl Policies {
     }
 
     pub(crate) fn set(&self, world: World, slot: Slot) {
+        // What only waits for a way back has no instances that wait with it.
+        slot.previous.iter().flatten().for_each(|version| version.callable.retire(true));
+        let candidate = slot.candidate.as_ref().map(|trial| &trial.version);
+        slot.incumbent.iter().chain(candidate).for_each(|version| version.callable.retire(false));
         self.0.worlds[world as usize].store(Arc::new(slot));
     }
 
@@ -277,6 +288,9 @@ impl Inner {
     }
 
     fn compare(&self, job: &Comparison) {
+        if matches!(job.trial.rollout.stage(), Stage::Done | Stage::Demoted) {
+            return;
+        }
         let world = job.inputs.world();
         let (candidate, other) = match job.candidate {
             Some((took, fallback)) => {

@@ -37,18 +37,21 @@ struct Asked {
 #[serde(deny_unknown_fields)]
 struct Change {
     world: World,
-    #[serde(default)]
+    #[serde(default = "held")]
     held: bool,
+}
+
+fn held() -> bool {
+    true
 }
 
 impl PolicyRole {
     /// The role; begins to watch the folder.
-    ///
-    /// # Errors
-    /// When the folder cannot be watched.
-    pub fn new(policies: Policies) -> Result<Self, PolicyError> {
-        watch::begin(&policies)?;
-        Ok(Self(policies))
+    pub fn new(policies: Policies) -> Self {
+        if let Err(error) = watch::begin(&policies) {
+            log::error!("no policies are taken from their folder: {error}");
+        }
+        Self(policies)
     }
 
     async fn push(&self, file: Bytes) -> Response<Body> {
@@ -73,12 +76,11 @@ impl PolicyRole {
             "/policy/hold" => self.0.hold(change.world, change.held),
             _ => {
                 return match self.0.roll_back(change.world) {
-                    Ok(Some(now)) => admin::json(&json!({ "world": change.world, "decides": now })),
-                    Ok(None) => problem::response(
+                    Some(now) => admin::json(&json!({ "world": change.world, "decides": now })),
+                    None => problem::response(
                         StatusCode::CONFLICT,
                         "there is nothing to go back to in that world",
                     ),
-                    Err(error) => problem::response(status(&error), &error.to_string()),
                 };
             }
         };
@@ -198,9 +200,10 @@ fn query(text: &str) -> Result<Query, String> {
 fn status(error: &PolicyError) -> StatusCode {
     match error {
         PolicyError::Signature(_) => StatusCode::FORBIDDEN,
-        PolicyError::Engine(_) | PolicyError::File { .. } | PolicyError::Metrics(_) => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        PolicyError::Engine(_)
+        | PolicyError::File { .. }
+        | PolicyError::Ledger(_)
+        | PolicyError::Metrics(_) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }

@@ -228,6 +228,19 @@ impl fmt::Display for Answer {
     }
 }
 
+/// Rows from one type to another with the same fields under the same names: those of the contract as
+/// wasmtime has them, as the SDK has them, and as they are here.
+macro_rules! same {
+    ($from:path => $to:path { $($field:ident),* $(,)? }) => {
+        impl From<&$from> for $to {
+            fn from(from: &$from) -> Self {
+                Self { $($field: from.$field),* }
+            }
+        }
+    };
+}
+pub(crate) use same;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,8 +32,13 @@ pub(crate) fn begin(policies: &Policies) -> Result<(), PolicyError> {
         loop {
             let Some(inner) = weak.upgrade() else { return };
             Policies(inner).scan();
-            if let Err(error) = events.next() {
-                return log::error!("the policies' folder is watched no more: {error}");
+            loop {
+                if let Err(error) = events.next() {
+                    return log::error!("the policies' folder is watched no more: {error}");
+                }
+                if events.is_buffer_empty() {
+                    break;
+                }
             }
             std::thread::sleep(PAUSE);
         }

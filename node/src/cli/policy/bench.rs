@@ -242,11 +242,11 @@ fn figures(
 }
 
 /// The value that `percent` of a hundred are not above.
-fn at<T: Copy>(sorted: &[T], percent: usize) -> Option<T> {
+pub(super) fn at<T: Copy>(sorted: &[T], percent: usize) -> Option<T> {
     sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied()
 }
 
-fn micros(time: Duration) -> f64 {
+pub(super) fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 

@@ -23,12 +23,17 @@ pub(super) struct Which {
 impl Which {
     /// The policy, and its file.
     pub(super) fn package(&self) -> anyhow::Result<(PathBuf, Package)> {
-        if self.path.is_dir() {
-            return build(&self.path);
-        }
-        let package = Package::parse(read(&self.path, MOST_PACKAGE)?);
-        Ok((self.path.clone(), package.with_context(|| self.path.display().to_string())?))
+        package(&self.path)
     }
+}
+
+/// The policy at a path, and its file.
+pub(super) fn package(path: &Path) -> anyhow::Result<(PathBuf, Package)> {
+    if path.is_dir() {
+        return build(path);
+    }
+    let package = Package::parse(read(path, MOST_PACKAGE)?);
+    Ok((path.to_owned(), package.with_context(|| path.display().to_string())?))
 }
 
 /// Where a policy runs here: as on a node with the default configuration.

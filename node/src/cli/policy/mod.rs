@@ -12,6 +12,7 @@ mod check;
 mod load;
 mod new;
 mod remote;
+mod replay;
 mod sample;
 mod sign;
 mod test;
@@ -28,6 +29,8 @@ pub(super) enum Policy {
     Test(test::Test),
     /// Measure a policy, beside the built-in verdict
     Bench(bench::Bench),
+    /// Make the decisions of a recording again, with two versions, and show what differs
+    Replay(replay::Replay),
     /// Make a key pair for signing
     Keygen(sign::Keygen),
     /// Sign a packaged policy
@@ -67,6 +70,7 @@ impl Policy {
             Self::Check(check) => check.execute(),
             Self::Test(test) => test.execute(),
             Self::Bench(bench) => bench.execute(),
+            Self::Replay(replay) => replay.execute(),
             Self::Keygen(keygen) => keygen.execute(),
             Self::Sign(sign) => sign.execute(),
             Self::Push(push) => push.execute(),
@@ -128,6 +132,12 @@ mod tests {
             ("bench near.policy.wasm --rows 0", false),
             ("bench near.policy.wasm --rows 4097", false),
             ("bench near.policy.wasm --calls 0", false),
+            ("replay near.policy.wasm --recording decisions", true),
+            ("replay near old.policy.wasm --recording decisions --verify --limit 0 --json", true),
+            ("replay near.policy.wasm", false),
+            ("replay --recording decisions", false),
+            ("replay near old older --recording decisions", false),
+            ("replay near --recording decisions --limit 1001", false),
             ("keygen --out my.key", true),
             ("keygen", false),
             ("sign near.policy.wasm --key my.key --password-file word", true),

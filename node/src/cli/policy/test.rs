@@ -125,7 +125,7 @@ fn readable(line: &str) -> String {
 }
 
 /// Somebody's text on a terminal: without control characters.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
