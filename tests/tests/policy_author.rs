@@ -21,12 +21,16 @@ struct Author {
 impl Author {
     /// Begins a policy of this world; an earlier one of the same name is gone.
     fn begins(name: &str, world: &str) -> Self {
+        Self::begins_in("rust", name, world)
+    }
+
+    fn begins_in(language: &str, name: &str, world: &str) -> Self {
         let folder = Path::new(WORK).join(name);
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(WORK).expect("a folder");
         let author = Self { name: name.to_owned(), folder };
         let folder = author.folder.display().to_string();
-        let new = ["policy", "new", "--lang", "rust", "--world", world, &folder];
+        let new = ["policy", "new", "--lang", language, "--world", world, &folder];
         let output = run(&mut command(&process::binary(), Path::new(WORK), &new));
         assert!(output.status.success(), "{}", complaint(&output));
         author
@@ -289,4 +293,46 @@ fn what_is_no_policy_is_named() {
             assert_has(&complaint(&output), &[&path, reason]);
         }
     }
+}
+
+/// Runs a tool of another language in the policy's folder.
+#[track_caller]
+fn tool(author: &Author, program: &str, arguments: &[&str]) {
+    let output = run(&mut command(Path::new(program), &author.folder, arguments));
+    assert!(output.status.success(), "{program} {arguments:?}: {}{}", text(&output), complaint(&output));
+}
+
+#[test]
+fn javascript_goes_the_whole_way() {
+    for world in ["region-router", "preload-planner", "super-peer-scheduler"] {
+        let author = Author::begins_in("js", &format!("js-{world}"), world);
+        tool(&author, "npm", &["test", "--silent"]);
+        assert_has(&author.fails(&["policy", "build"]), &["npm install"]);
+        tool(&author, "npm", &["install", "--silent", "--no-audit", "--no-fund"]);
+        author.succeeds(&["policy", "build"]);
+        assert_has(&author.succeeds(&["policy", "test", &author.package()]), &["hold"]);
+    }
+    // An error names the author's line.
+    let author = Author { name: "js-region-router".into(), folder: Path::new(WORK).join("js-region-router") };
+    let path = author.folder.join("policy.js");
+    let source = fs::read_to_string(&path).expect("the policy");
+    let at = source.find("export function route").expect("the function");
+    let body = at + source[at..].find('{').expect("its body") + 1;
+    fs::write(&path, format!("{} nobody.knows();{}", &source[..body], &source[body..])).expect("the policy");
+    author.succeeds(&["policy", "build"]);
+    assert_has(&author.fails(&["policy", "test", &author.package()]), &["policy.js:", "nobody", "FAIL"]);
+}
+
+#[test]
+fn python_goes_the_whole_way_for_planning_alone() {
+    let author = Author::begins_in("python", "py-planner", "preload-planner");
+    tool(&author, "python3", &["-m", "unittest", "--quiet"]);
+    tool(&author, "python3", &["-m", "venv", ".venv"]);
+    tool(&author, ".venv/bin/pip", &["install", "--quiet", "-r", "requirements.txt"]);
+    author.succeeds(&["policy", "build"]);
+    assert_has(&author.succeeds(&["policy", "test", &author.package()]), &["hold"]);
+    let new = ["policy", "new", "--lang", "python", "--world", "region-router", "py-router"];
+    let output = run(&mut command(&process::binary(), Path::new(WORK), &new));
+    assert_eq!(output.status.code(), Some(1));
+    assert_has(&complaint(&output), &["12 MiB", "preload-planner alone"]);
 }

@@ -17,7 +17,7 @@ use crate::signature::TrustedKeys;
 
 /// Fuel for each millisecond of a call's time: several times what a call can burn in it, so that the
 /// clock ends a slow policy and fuel one that the clock cannot see.
-const FUEL_PER_MS: u64 = 10_000_000;
+const FUEL_PER_MS: u64 = 50_000_000;
 
 /// `[policy]`: policies, and what they may take.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
@@ -75,7 +75,7 @@ impl Default for PolicyConfig {
             plan_memory_bytes: 64 << 20,
             schedule_time_ms: 5,
             schedule_memory_bytes: 16 << 20,
-            compile_seconds: 30,
+            compile_seconds: 120,
             compile_memory_bytes: 2 << 30,
             tables_file: PathBuf::new(),
             signers: BTreeMap::new(),
@@ -89,8 +89,8 @@ impl Default for PolicyConfig {
 impl PolicyConfig {
     /// What cannot be said by types; the error is a key and a reason.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
-        if !(1..=100_000).contains(&self.instances) {
-            return Err(("policy.instances", "must be from 1 to 100000".into()));
+        if !(1..=4096).contains(&self.instances) {
+            return Err(("policy.instances", "must be from 1 to 4096".into()));
         }
         for (key, value) in [
             ("policy.calls", u64::from(self.calls)),

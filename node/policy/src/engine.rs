@@ -22,8 +22,13 @@ pub(crate) const TICK: Duration = Duration::from_millis(1);
 const IDLE_TICKS: u32 = 1000;
 /// Stack of a call in bytes: a policy is no place for deep recursion.
 const STACK: usize = 256 << 10;
-/// Core instances, memories and tables that one component may have: its own, and adapters.
-const PARTS: u32 = 8;
+/// Core instances that one component may have: an interpreter comes with a library for each of its
+/// parts (componentize-py has 38).
+const CORES: u32 = 64;
+/// Memories that one component may have: adapters bring empty ones.
+const MEMORIES: u32 = 4;
+/// Tables that one component may have.
+const TABLES: u32 = 8;
 /// Elements of a table: function pointers.
 const TABLE: usize = 20_000;
 /// What stays in place of a memory's first bytes when its instance ends, in bytes.
@@ -88,12 +93,12 @@ impl Runtime {
     pub fn new(room: Room) -> Result<Arc<Self>, PolicyError> {
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(room.instances)
-            .total_core_instances(room.instances * PARTS)
-            .total_memories(room.instances * 2)
-            .total_tables(room.instances * PARTS)
-            .max_core_instances_per_component(PARTS)
-            .max_memories_per_component(2)
-            .max_tables_per_component(PARTS)
+            .total_core_instances(room.instances * CORES)
+            .total_memories(room.instances * MEMORIES)
+            .total_tables(room.instances * TABLES)
+            .max_core_instances_per_component(CORES)
+            .max_memories_per_component(MEMORIES)
+            .max_tables_per_component(TABLES)
             .max_memories_per_module(1)
             .max_tables_per_module(4)
             .table_elements(TABLE)

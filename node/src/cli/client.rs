@@ -63,6 +63,7 @@ fn parse(text: &str) -> Result<Node, String> {
 pub(super) struct Client {
     node: Node,
     token: Option<String>,
+    patience: Duration,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -87,7 +88,12 @@ impl Client {
             })
             .transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { node, token: token.map(|token| token.trim().to_owned()), runtime })
+        Ok(Self { node, token: token.map(|token| token.trim().to_owned()), patience: ANSWER, runtime })
+    }
+
+    /// Waits so long for an answer, where that is more than usual.
+    pub(super) fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// A JSON answer to a GET.
@@ -139,7 +145,7 @@ impl Client {
 
     async fn whole(&self, response: Response<Incoming>) -> anyhow::Result<Bytes> {
         let body = Limited::new(response.into_body(), LARGEST).collect();
-        let body = tokio::time::timeout(ANSWER, body).await;
+        let body = tokio::time::timeout(self.patience, body).await;
         let body = body.map_err(|_| anyhow!("{} did not finish its answer in time", self.node.authority))?;
         match body {
             Ok(body) => Ok(body.to_bytes()),
@@ -150,7 +156,7 @@ impl Client {
     /// An answer of the class 2xx, or the reason why there is none.
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Response<Incoming>> {
         let authority = &self.node.authority;
-        let response = tokio::time::timeout(ANSWER, self.send(method, path, body)).await;
+        let response = tokio::time::timeout(self.patience, self.send(method, path, body)).await;
         let response = response.map_err(|_| anyhow!("{authority} did not answer in time"))??;
         let status = response.status();
         if status.is_success() {

@@ -1,4 +1,5 @@
-//! `skerry policy build`: cargo makes a module of it, we a component of that, packed with its manifest.
+//! `skerry policy build`: cargo makes a module of it, we a component of that (or another language's tool
+//! makes that), packed with its manifest.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use skerry_policy::package::{self, MOST_COMPONENT};
 use skerry_policy::{Manifest, Package, component};
 
 use super::load::{read, read_text, write};
+use super::scripts::Script;
 use crate::cli::print;
 use crate::cli::units::bytes;
 
@@ -45,9 +47,14 @@ pub(super) fn build(folder: &Path) -> anyhow::Result<(PathBuf, Package)> {
     let text = read_text(&path, MOST_MANIFEST as u64)?;
     let manifest = Manifest::parse(&text).with_context(|| path.display().to_string())?;
 
-    let module = compile(folder)?;
-    let component = component::of_module(&read(&module, MOST_COMPONENT)?)
-        .with_context(|| module.display().to_string())?;
+    let component = match Script::of(folder) {
+        Some(script) => script.component(folder, &manifest)?,
+        None => {
+            let module = compile(folder)?;
+            component::of_module(&read(&module, MOST_COMPONENT)?)
+                .with_context(|| module.display().to_string())?
+        }
+    };
     let packed = package::pack(&component, &text)?;
     let file = folder.join(format!("{}.policy.wasm", manifest.name));
     write(&file, &packed)?;

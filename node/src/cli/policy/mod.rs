@@ -14,6 +14,7 @@ mod new;
 mod remote;
 mod replay;
 mod sample;
+mod scripts;
 mod sign;
 mod test;
 

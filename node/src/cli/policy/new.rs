@@ -4,15 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use clap::{Args, ValueEnum};
 use skerry_policy::manifest::ManifestError;
 use skerry_policy::{Manifest, World};
 
+use super::scripts::fit_for_python;
 use crate::cli::print;
 
 /// Files by their path in the folder.
-type Files = &'static [(&'static str, &'static str)];
+pub(super) type Files = &'static [(&'static str, &'static str)];
 
 macro_rules! plugins {
     ($($path:literal),* $(,)?) => {
@@ -20,7 +21,7 @@ macro_rules! plugins {
     };
 }
 
-/// The SDK and the contract, which are on no registry; the SDK looks for the contract in `../wit`.
+/// The SDK, which is on no registry; it looks for the contract in `../wit`.
 const KIT: Files = plugins![
     "sdk/src/bindings.rs",
     "sdk/src/harness.rs",
@@ -29,10 +30,14 @@ const KIT: Files = plugins![
     "sdk/src/preload_planner.rs",
     "sdk/src/region_router.rs",
     "sdk/src/super_peer_scheduler.rs",
+];
+
+/// The contract.
+pub(super) const WIT: Files = plugins![
     "wit/host.wit",
     "wit/preload-planner.wit",
     "wit/region-router.wit",
-    "wit/super-peer-scheduler.wit",
+    "wit/super-peer-scheduler.wit"
 ];
 
 /// What is the same in all worlds. In the workspace the SDK's Cargo.toml inherits; here it stands alone.
@@ -43,7 +48,57 @@ const SAME: Files = &[
     ("README.md", include_str!("templates/readme.md")),
 ];
 
-/// The policy itself, and its manifest.
+/// A policy in JavaScript: what is the same in all worlds.
+const JAVASCRIPT: Files = &[
+    ("main.js", include_str!("templates/js/main.js")),
+    ("package.json", include_str!("templates/js/package.json")),
+    (".gitignore", include_str!("templates/js/gitignore")),
+    ("README.md", include_str!("templates/js/readme.md")),
+];
+
+/// A policy in Python, which is for one world.
+const PYTHON: Files = &[
+    ("main.py", include_str!("templates/python/main.py")),
+    ("policy.py", include_str!("templates/python/policy.py")),
+    ("test_policy.py", include_str!("templates/python/test_policy.py")),
+    ("manifest.toml", include_str!("templates/python/manifest.toml")),
+    ("requirements.txt", include_str!("templates/python/requirements.txt")),
+    (".gitignore", include_str!("templates/python/gitignore")),
+    ("README.md", include_str!("templates/python/readme.md")),
+];
+
+/// The policy itself in JavaScript, and its manifest.
+fn own_javascript(world: World) -> Files {
+    match world {
+        World::RegionRouter => &[
+            ("policy.js", include_str!("templates/js/region-router.js")),
+            ("policy.test.js", include_str!("templates/js/region-router.test.js")),
+            ("manifest.toml", include_str!("templates/region-router.toml")),
+        ],
+        World::PreloadPlanner => &[
+            ("policy.js", include_str!("templates/js/preload-planner.js")),
+            ("policy.test.js", include_str!("templates/js/preload-planner.test.js")),
+            ("manifest.toml", include_str!("templates/preload-planner.toml")),
+        ],
+        World::SuperPeerScheduler => &[
+            ("policy.js", include_str!("templates/js/super-peer-scheduler.js")),
+            ("policy.test.js", include_str!("templates/js/super-peer-scheduler.test.js")),
+            ("manifest.toml", include_str!("templates/super-peer-scheduler.toml")),
+        ],
+    }
+}
+
+/// Everything that a new folder gets.
+fn files(language: Language, world: World) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let parts: [Files; 4] = match language {
+        Language::Rust => [own(world), SAME, KIT, WIT],
+        Language::Js => [own_javascript(world), JAVASCRIPT, WIT, &[]],
+        Language::Python => [PYTHON, WIT, &[], &[]],
+    };
+    parts.into_iter().flatten().copied()
+}
+
+/// The policy itself in Rust, and its manifest.
 fn own(world: World) -> Files {
     match world {
         World::RegionRouter => &[
@@ -66,9 +121,9 @@ pub(in crate::cli) struct New {
     /// Language that it is written in
     #[arg(long, value_enum, default_value_t = Language::Rust)]
     lang: Language,
-    /// What it decides: region-router, preload-planner or super-peer-scheduler
-    #[arg(long, default_value_t = World::RegionRouter)]
-    world: World,
+    /// What it decides: region-router (unless it is in Python), preload-planner or super-peer-scheduler
+    #[arg(long)]
+    world: Option<World>,
     /// Its name, which is also its folder's; the folder may stand in another (`policies/near`)
     #[arg(value_parser = parse)]
     name: Named,
@@ -77,6 +132,8 @@ pub(in crate::cli) struct New {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Language {
     Rust,
+    Js,
+    Python,
 }
 
 /// A folder, and the name of the policy in it.
@@ -103,24 +160,34 @@ fn parse(text: &str) -> Result<Named, String> {
 
 impl New {
     pub(super) fn execute(&self) -> anyhow::Result<ExitCode> {
-        let Language::Rust = self.lang;
+        let (usual, steps) = match self.lang {
+            Language::Rust => (World::RegionRouter, "cargo test"),
+            Language::Js => (World::RegionRouter, "npm test\n  npm install"),
+            Language::Python => (
+                World::PreloadPlanner,
+                "python3 -m unittest\n  python3 -m venv .venv && .venv/bin/pip install -r requirements.txt",
+            ),
+        };
+        let world = self.world.unwrap_or(usual);
+        if let Language::Python = self.lang {
+            fit_for_python(world).map_err(|reason| anyhow!(reason))?;
+        }
         let Named { folder, name } = &self.name;
-        write(folder, name, self.world)?;
+        write(folder, name, self.lang, world)?;
         let folder = folder.display();
         print(&format!(
-            "{folder}: a {} to begin with\n\n  cd {folder}\n  cargo test\n  skerry policy build\n  skerry policy test\n",
-            self.world
+            "{folder}: a {world} to begin with\n\n  cd {folder}\n  {steps}\n  skerry policy build\n  skerry policy test\n"
         ))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn write(folder: &Path, name: &str, world: World) -> anyhow::Result<()> {
+fn write(folder: &Path, name: &str, language: Language, world: World) -> anyhow::Result<()> {
     let cannot = |path: &Path| format!("cannot write {}", path.display());
     fs::create_dir_all(folder).with_context(|| cannot(folder))?;
     let empty = fs::read_dir(folder).with_context(|| cannot(folder))?.next().is_none();
     ensure!(empty, "{} is there already and is not empty; choose another name", folder.display());
-    for (path, text) in own(world).iter().chain(SAME).chain(KIT) {
+    for (path, text) in files(language, world) {
         let path = folder.join(path);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).with_context(|| cannot(parent))?;
@@ -148,8 +215,7 @@ mod tests {
     const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
     fn all(world: World) -> Vec<(&'static str, String)> {
-        let files = own(world).iter().chain(SAME).chain(KIT);
-        files.map(|(path, text)| (*path, filled(text, "near-1", world))).collect()
+        files(Language::Rust, world).map(|(path, text)| (path, filled(text, "near-1", world))).collect()
     }
 
     fn text_of(world: World, wanted: &str) -> String {
@@ -193,8 +259,32 @@ mod tests {
     }
 
     #[test]
+    fn other_languages_have_all_they_need_and_the_examples_are_theirs() {
+        for (language, world) in World::ALL
+            .map(|world| (Language::Js, world))
+            .into_iter()
+            .chain([(Language::Python, World::PreloadPlanner)])
+        {
+            let written: Vec<_> = files(language, world).collect();
+            assert!(written.iter().any(|(path, _)| *path == "wit/host.wit"));
+            for (path, text) in written {
+                let text = filled(text, "near-1", world);
+                assert!(!text.contains("@NAME@") && !text.contains("@WORLD@"), "{path}");
+                if path == "manifest.toml" {
+                    let manifest = Manifest::parse(&text).unwrap();
+                    assert_eq!(manifest.worlds, [world]);
+                    assert!(manifest.vectors.len() >= 3, "{world}");
+                }
+            }
+        }
+        for (example, template) in [("js/main.js", JAVASCRIPT[0].1), ("python/main.py", PYTHON[0].1)] {
+            assert_eq!(fs::read_to_string(format!("{ROOT}/plugins/examples/{example}")).unwrap(), template);
+        }
+    }
+
+    #[test]
     fn the_kit_is_all_of_the_sdk_and_the_contract() {
-        let here: BTreeSet<String> = KIT.iter().map(|(path, _)| (*path).to_owned()).collect();
+        let here: BTreeSet<String> = KIT.iter().chain(WIT).map(|(path, _)| (*path).to_owned()).collect();
         let mut there = BTreeSet::new();
         for folder in ["sdk/src", "wit"] {
             for entry in fs::read_dir(format!("{ROOT}/plugins/{folder}")).unwrap() {
@@ -222,11 +312,11 @@ mod tests {
     fn a_folder_with_something_in_it_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let near = folder.path().join("policies/near");
-        write(&near, "near", World::PreloadPlanner).unwrap();
+        write(&near, "near", Language::Rust, World::PreloadPlanner).unwrap();
         assert!(near.join("sdk/src/lib.rs").is_file() && near.join("wit/host.wit").is_file());
         let mine = near.join("src/lib.rs");
         fs::write(&mine, "mine").unwrap();
-        let error = write(&near, "near", World::RegionRouter).unwrap_err().to_string();
+        let error = write(&near, "near", Language::Rust, World::RegionRouter).unwrap_err().to_string();
         assert!(error.contains("is there already and is not empty"), "{error}");
         assert_eq!(fs::read_to_string(mine).unwrap(), "mine");
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -10,6 +11,9 @@ use skerry_policy::World;
 
 use crate::cli::client::{Client, Target};
 use crate::cli::print;
+
+/// How long a node may take for a policy: it compiles it first.
+const COMPILING: Duration = Duration::from_secs(150);
 
 /// Sends a signed policy to a node, where it begins in shadow.
 #[derive(Debug, Args)]
@@ -25,7 +29,7 @@ impl Push {
     pub(super) fn execute(&self) -> anyhow::Result<ExitCode> {
         let path = &self.file;
         let file = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let taken = Client::new(&self.target)?.send_file("/policy/push", file.into())?;
+        let taken = Client::new(&self.target)?.patient(COMPILING).send_file("/policy/push", file.into())?;
         let word = |key: &str| taken[key].as_str().unwrap_or("?").to_owned();
         let worlds: Vec<&str> =
             taken["worlds"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
