@@ -139,8 +139,8 @@ fn wasi_traps_when_it_is_called() {
 fn more_parts_than_there_is_room_for() {
     let node = Node::new();
     for text in [
-        crowd("", 9),
-        crowd("(memory 1)", 3),
+        crowd("", 65),
+        crowd("(memory 1)", 5),
         crowd("(table 1 funcref) (table 1 funcref) (table 1 funcref)", 3),
         crowd("(memory 1) (memory 1)", 1),
         crowd(&"(table 1 funcref)".repeat(5), 1),
