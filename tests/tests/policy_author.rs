@@ -336,3 +336,111 @@ fn python_goes_the_whole_way_for_planning_alone() {
     assert_eq!(output.status.code(), Some(1));
     assert_has(&complaint(&output), &["12 MiB", "preload-planner alone"]);
 }
+
+/// A policy that does harm of the kind that the request's region asks for. Each kind, and what the node
+/// may call what became of it: an interpreter has limits of its own, and the clock may be first.
+struct Harm {
+    region: u32,
+    what: &'static str,
+    causes: &'static [&'static str],
+}
+
+const HARMS: [Harm; 7] = [
+    Harm { region: 1, what: "loops for ever", causes: &["deadline", "fuel"] },
+    Harm { region: 2, what: "takes all memory", causes: &["memory", "deadline", "fuel", "trap"] },
+    Harm { region: 3, what: "calls itself for ever", causes: &["stack", "trap"] },
+    Harm { region: 4, what: "logs for ever", causes: &["flood", "deadline", "fuel"] },
+    Harm { region: 5, what: "names a row that is not there", causes: &["bad-index", "trap"] },
+    Harm { region: 6, what: "says too much", causes: &["flood"] },
+    Harm { region: 7, what: "fails", causes: &["trap"] },
+];
+
+/// Runs a vector for each harm, with a good one after each, and looks at what became of them.
+#[track_caller]
+fn is_contained(author: &Author, world: &str, limits_ms: f64) {
+    let path = author.folder.join("manifest.toml");
+    let manifest = fs::read_to_string(&path).expect("the manifest");
+    let mut manifest = manifest[..manifest.find("[[vectors]]").expect("vectors")].to_owned();
+    let mut vector = |name: &str, region: u32| {
+        manifest.push_str(&format!(
+            "[[vectors]]\nname = \"{name}\"\nworld = \"{world}\"\nexpect = [0]\n\
+             request = {{ region = {region} }}\nrows = [{{}}, {{}}]\n\n"
+        ));
+    };
+    for harm in &HARMS {
+        vector(harm.what, harm.region);
+        vector(&format!("a good call after one that {}", harm.what), 0);
+    }
+    fs::write(path, manifest).expect("the manifest");
+    author.succeeds(&["policy", "build"]);
+    let output = author.runs(&["policy", "test", "--json", &author.package()]);
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}{}", text(&output), complaint(&output)));
+    let vectors = report["vectors"].as_array().expect("vectors");
+    assert_eq!(vectors.len(), 2 * HARMS.len());
+    for (harm, pair) in HARMS.iter().zip(vectors.chunks(2)) {
+        let cause = pair[0]["cause"].as_str().expect("a cause");
+        assert!(harm.causes.contains(&cause), "{}: {cause}", harm.what);
+        // Within twice its time, and what a busy machine adds.
+        let took = pair[0]["took_us"].as_f64().expect("a time") / 1000.0;
+        assert!(took < 2.0 * limits_ms + 100.0, "{} took {took} ms", harm.what);
+        assert_eq!(pair[1]["held"], true, "a good call after one that {}: {}", harm.what, pair[1]);
+    }
+}
+
+#[test]
+fn javascript_that_does_harm_is_contained() {
+    let author = Author::begins_in("js", "js-harm", "region-router");
+    tool(&author, "npm", &["install", "--silent", "--no-audit", "--no-fund"]);
+    let source = r#"
+export function route(request, candidates, host) {
+  switch (request.region) {
+    case 1: for (;;);
+    case 2: { const hog = []; for (;;) hog.push(new Uint8Array(1 << 20).fill(1)); }
+    case 3: return [route(request, candidates, host)];
+    case 4: for (;;) host.log("info", "again");
+    case 5: return { tag: "ranked", val: [{ row: 99, weight: 1 }] };
+    case 6: return { tag: "invalid", val: "x".repeat(1 << 20) };
+    case 7: throw new Error("on purpose");
+  }
+  return { tag: "ranked", val: [{ row: 0, weight: 1 }] };
+}
+"#;
+    fs::write(author.folder.join("policy.js"), source).expect("the policy");
+    is_contained(&author, "region-router", 5.0);
+}
+
+#[test]
+fn python_that_does_harm_is_contained() {
+    let author = Author::begins_in("python", "py-harm", "preload-planner");
+    tool(&author, "python3", &["-m", "venv", ".venv"]);
+    tool(&author, ".venv/bin/pip", &["install", "--quiet", "-r", "requirements.txt"]);
+    let source = r#"
+class Loud(Exception):
+    pass
+
+
+def plan(request, items, host):
+    if request.region == 1:
+        while True:
+            pass
+    if request.region == 2:
+        hog = []
+        while True:
+            hog.append(bytearray(1 << 20))
+    if request.region == 3:
+        return plan(request, items, host) + [0]
+    if request.region == 4:
+        while True:
+            host.log(host.Level.INFO, "again")
+    if request.region == 5:
+        return [99]
+    if request.region == 6:
+        raise Loud("x" * (1 << 20))
+    if request.region == 7:
+        raise Loud("on purpose")
+    return [0]
+"#;
+    fs::write(author.folder.join("policy.py"), source).expect("the policy");
+    is_contained(&author, "preload-planner", 200.0);
+}

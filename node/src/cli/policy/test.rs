@@ -169,6 +169,7 @@ fn report(package: &Package, ran: &[Ran]) -> Value {
                 "held": one.held(),
                 "expected": one.vector.expected.to_string(),
                 "got": one.got(),
+                "cause": one.called.result.as_ref().err(),
                 "fuel": one.called.fuel,
                 "took_us": one.called.took.as_secs_f64() * 1e6,
                 "memory_bytes": one.called.memory_bytes,
