@@ -5,85 +5,23 @@
 //! The ledger says what decides, for the next start, and the highest version of each name, so that
 //! an old signature cannot bring an old version back.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use semver::Version as Number;
 use serde::{Deserialize, Serialize};
 
 use crate::breaker::Breaker;
 use crate::call::Callable;
+use crate::ledger::{Candidate, Entry, Ledger, Previous, write};
 use crate::manifest::World;
 use crate::package::{MOST_PACKAGE, Package};
 use crate::policies::{Policies, Slot, Trial};
 use crate::rollout::{Change, Rollout, Stage};
 use crate::version::Version;
 use crate::{PolicyError, signature, tables, vectors};
-
-const LEDGER: &str = "ledger.json";
-
-/// What decides, and what has been seen.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Ledger {
-    /// The highest version of each policy that was ever taken.
-    pub(crate) highest: BTreeMap<String, Number>,
-    /// Digests of what decides, by world.
-    worlds: BTreeMap<World, Entry>,
-    /// Worlds of which something could not be loaded at this start: their entries stay as they are,
-    /// for a start at which it can, until something changes there.
-    #[serde(skip)]
-    unloaded: BTreeSet<World>,
-    /// Why it cannot be read: then nothing is taken, since nobody knows what would be a step back.
-    #[serde(skip)]
-    broken: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-struct Entry {
-    incumbent: Option<String>,
-    candidate: Option<Candidate>,
-    previous: Option<Previous>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Candidate {
-    digest: String,
-    stage: Stage,
-    held: bool,
-}
-
-/// What decided before.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Previous {
-    BuiltIn,
-    Digest(String),
-}
-
-impl Ledger {
-    /// The ledger of a folder; a new one where there is none.
-    pub(crate) fn load(folder: &Path) -> Self {
-        let path = folder.join(LEDGER);
-        let read = match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| error.to_string()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error.to_string()),
-        };
-        read.unwrap_or_else(|reason| {
-            let path = path.display();
-            log::error!(path:%; "the ledger of policies cannot be read, so the built-in verdicts decide: {reason}");
-            let broken = format!("{path} cannot be read ({reason}); mend or remove it, and start the node again");
-            Self { broken: Some(broken), ..Self::default() }
-        })
-    }
-}
 
 /// What became of a policy that was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +80,7 @@ impl Policies {
             if let Some(reason) = &ledger.broken {
                 return Err(PolicyError::Ledger(reason.clone()));
             }
-            if ledger.worlds.values().any(|entry| entry.names(&digest)) {
+            if ledger.names(&digest) {
                 return Ok(taken);
             }
             signature::check_version(ledger.highest.get(&manifest.name), &manifest.version)?;
@@ -416,10 +354,8 @@ impl Policies {
             };
             ledger.worlds.insert(world, entry);
         }
-        let path = self.0.folder.join(LEDGER);
-        let text = serde_json::to_vec_pretty(&ledger).unwrap_or_default();
-        if let Err(error) = write(&path, &text) {
-            log::error!(path:% = path.display(); "a change of policies is in force until a restart only: {error}");
+        if let Err(error) = ledger.write(&self.0.folder) {
+            log::error!("a change of policies is in force until a restart only: {error}");
             return;
         }
         // While one is taken, its files belong to nobody yet.
@@ -435,22 +371,11 @@ impl Policies {
             for file in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let name = file.file_name();
                 let Some(digest) = name.to_str().and_then(|name| name.strip_suffix(ending)) else { continue };
-                if !ledger.worlds.values().any(|entry| entry.names(digest)) {
+                if !ledger.names(digest) {
                     let _ = fs::remove_file(file.path());
                 }
             }
         }
-    }
-}
-
-impl Entry {
-    fn names(&self, digest: &str) -> bool {
-        let candidate = self.candidate.as_ref().map(|candidate| &candidate.digest);
-        let previous = self.previous.as_ref().and_then(|previous| match previous {
-            Previous::Digest(digest) => Some(digest),
-            Previous::BuiltIn => None,
-        });
-        self.incumbent.iter().chain(candidate).chain(previous).any(|other| other == digest)
     }
 }
 
@@ -462,47 +387,4 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, PolicyError> {
     let mut file = Vec::new();
     fs::File::open(path).map_err(failed)?.take(MOST_PACKAGE + 1).read_to_end(&mut file).map_err(failed)?;
     Ok(file)
-}
-
-/// Writes a file that is whole or not there.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = fs::File::create(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(beside, path)?;
-    // The name is on disk with its folder.
-    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_ledger_is_read_as_it_was_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let candidate = Candidate { digest: "c".into(), stage: Stage::Canary10, held: true };
-        let first = Entry { incumbent: Some("a".into()), candidate: None, previous: Some(Previous::BuiltIn) };
-        let second = Entry {
-            incumbent: None,
-            candidate: Some(candidate),
-            previous: Some(Previous::Digest("p".into())),
-        };
-        let ledger = Ledger {
-            highest: BTreeMap::from([("near".into(), Number::new(1, 2, 3))]),
-            worlds: BTreeMap::from([(World::RegionRouter, first), (World::PreloadPlanner, second)]),
-            ..Ledger::default()
-        };
-        write(&folder.path().join(LEDGER), &serde_json::to_vec(&ledger).unwrap()).unwrap();
-        assert_eq!(Ledger::load(folder.path()), ledger);
-        assert!(
-            ledger.worlds[&World::PreloadPlanner].names("p")
-                && !ledger.worlds[&World::RegionRouter].names("p")
-        );
-
-        fs::write(folder.path().join(LEDGER), "{ nonsense").unwrap();
-        assert!(Ledger::load(folder.path()).broken.unwrap().contains(LEDGER));
-        assert_eq!(Ledger::load(&folder.path().join("none")), Ledger::default());
-    }
 }

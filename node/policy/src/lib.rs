@@ -23,6 +23,7 @@ pub mod decisions;
 pub mod engine;
 pub mod error;
 mod guest;
+mod ledger;
 pub mod manifest;
 mod metrics;
 mod native;

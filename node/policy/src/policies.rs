@@ -11,12 +11,12 @@ use prometheus::Registry;
 
 use crate::builtin;
 use crate::cause::Cause;
-use crate::change::Ledger;
 use crate::compile::Compiler;
 use crate::config::PolicyConfig;
 use crate::decisions::{BUILT_IN, Decision, DecisionLog, Page, Query, Recorder, Verdict};
 use crate::engine::Runtime;
 use crate::guest::{Surroundings, Tables};
+use crate::ledger::Ledger;
 use crate::manifest::World;
 use crate::metrics::Metrics;
 use crate::rollout::{Change, Outcome, Rollout, Stage, Who, differ};

@@ -71,7 +71,7 @@ pub enum SignatureError {
     },
     /// Signed by somebody that the operator does not name.
     #[error(
-        "`{name}` is signed by key {key}, which is not trusted here; add its public key to the trusted ones if it should be"
+        "`{name}` is signed by key {key}, which is not trusted here; add its public key to `[policy.signers]` if it should be"
     )]
     UnknownKey {
         /// The policy's name.

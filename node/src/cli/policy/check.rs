@@ -47,7 +47,10 @@ fn public_key(text: &str) -> anyhow::Result<TrustedKeys> {
     let path = Path::new(text);
     let file = if path.is_file() { read_text(path, MOST_KEY)? } else { text.to_owned() };
     let line = file.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-    Ok(TrustedKeys::new([(text, line)])?)
+    TrustedKeys::new([(text, line)]).with_context(|| match path.is_file() {
+        true => format!("{text} holds no public key"),
+        false => format!("there is no file `{text}`, and it is no public key itself"),
+    })
 }
 
 /// Who signed it, in words. Without keys to trust, every well-formed signature is good.
@@ -106,7 +109,7 @@ mod tests {
         let id = |text: &str| public_key(text).unwrap().signers().next().unwrap().key;
         assert_eq!(id(&keys.public), id(&file.display().to_string()));
         let error = public_key("no such file").unwrap_err().to_string();
-        assert!(error.starts_with("the key of `no such file` is no minisign public key"), "{error}");
+        assert_eq!(error, "there is no file `no such file`, and it is no public key itself");
     }
 
     #[test]

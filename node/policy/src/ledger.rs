@@ -1,0 +1,136 @@
+//! The ledger: what decides in each world, for the next start, and the highest version of each name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use semver::Version as Number;
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::World;
+use crate::rollout::Stage;
+
+const FILE: &str = "ledger.json";
+
+/// What decides, and what has been seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Ledger {
+    /// The highest version of each policy that was ever taken.
+    pub(crate) highest: BTreeMap<String, Number>,
+    /// Digests of what decides, by world.
+    pub(crate) worlds: BTreeMap<World, Entry>,
+    /// Worlds of which something could not be loaded at this start: their entries stay as they are,
+    /// for a start at which it can, until something changes there.
+    #[serde(skip)]
+    pub(crate) unloaded: BTreeSet<World>,
+    /// Why it cannot be read: then nothing is taken, since nobody knows what would be a step back.
+    #[serde(skip)]
+    pub(crate) broken: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Entry {
+    pub(crate) incumbent: Option<String>,
+    pub(crate) candidate: Option<Candidate>,
+    pub(crate) previous: Option<Previous>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Candidate {
+    pub(crate) digest: String,
+    pub(crate) stage: Stage,
+    pub(crate) held: bool,
+}
+
+/// What decided before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Previous {
+    BuiltIn,
+    Digest(String),
+}
+
+impl Ledger {
+    /// The ledger of a folder; a new one where there is none.
+    pub(crate) fn load(folder: &Path) -> Self {
+        let path = folder.join(FILE);
+        let read = match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| error.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error.to_string()),
+        };
+        read.unwrap_or_else(|reason| {
+            let path = path.display();
+            log::error!(path:%; "the ledger of policies cannot be read, so the built-in verdicts decide: {reason}");
+            let broken = format!("{path} cannot be read ({reason}); mend or remove it, and start the node again");
+            Self { broken: Some(broken), ..Self::default() }
+        })
+    }
+
+    /// Writes it to its folder.
+    pub(crate) fn write(&self, folder: &Path) -> io::Result<()> {
+        write(&folder.join(FILE), &serde_json::to_vec_pretty(self).unwrap_or_default())
+    }
+
+    /// Whether any world has to do with a package.
+    pub(crate) fn names(&self, digest: &str) -> bool {
+        self.worlds.values().any(|entry| entry.names(digest))
+    }
+}
+
+impl Entry {
+    fn names(&self, digest: &str) -> bool {
+        let candidate = self.candidate.as_ref().map(|candidate| &candidate.digest);
+        let previous = self.previous.as_ref().and_then(|previous| match previous {
+            Previous::Digest(digest) => Some(digest),
+            Previous::BuiltIn => None,
+        });
+        self.incumbent.iter().chain(candidate).chain(previous).any(|other| other == digest)
+    }
+}
+
+/// Writes a file that is whole or not there.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = fs::File::create(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(beside, path)?;
+    // The name is on disk with its folder.
+    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ledger_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let candidate = Candidate { digest: "c".into(), stage: Stage::Canary10, held: true };
+        let first = Entry { incumbent: Some("a".into()), candidate: None, previous: Some(Previous::BuiltIn) };
+        let second = Entry {
+            incumbent: None,
+            candidate: Some(candidate),
+            previous: Some(Previous::Digest("p".into())),
+        };
+        let ledger = Ledger {
+            highest: BTreeMap::from([("near".into(), Number::new(1, 2, 3))]),
+            worlds: BTreeMap::from([(World::RegionRouter, first), (World::PreloadPlanner, second)]),
+            ..Ledger::default()
+        };
+        ledger.write(folder.path()).unwrap();
+        assert_eq!(Ledger::load(folder.path()), ledger);
+        assert!(
+            ledger.worlds[&World::PreloadPlanner].names("p")
+                && !ledger.worlds[&World::RegionRouter].names("p")
+        );
+
+        fs::write(folder.path().join(FILE), "{ nonsense").unwrap();
+        assert!(Ledger::load(folder.path()).broken.unwrap().contains(FILE));
+        assert_eq!(Ledger::load(&folder.path().join("none")), Ledger::default());
+    }
+}
