@@ -188,6 +188,8 @@ fn what_decides_is_what_decided_before_the_restart() {
         }
     }
     node.start();
+    // It serves before all is compiled anew.
+    wait::until("what was kept", SOON, || slot(&node)["restoring"] == false);
     let now = slot(&node);
     assert_eq!(now["decides"]["version"], "1.0.1");
     assert_eq!(now["candidate"]["policy"]["version"], "1.0.2");

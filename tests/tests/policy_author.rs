@@ -1,5 +1,6 @@
-//! What the author of a policy does, from nothing to a signed file, through the real commands; and
-//! what the commands say when something is wrong.
+//! What the author of a policy does, from nothing to a signed file, through the real commands, in each
+//! language; and what the commands say when something is wrong. A region router in Rust goes its way, up to
+//! a node, in `policy_page`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -146,11 +147,6 @@ fn the_whole_way(name: &str, world: &str) {
     let refused = author.fails(&["policy", "check", &package, "--key", "other.pub"]);
     assert_has(&refused, &["which is not trusted here"]);
     author.succeeds(&["policy", "test", &package]);
-}
-
-#[test]
-fn a_region_router_goes_the_whole_way() {
-    the_whole_way("routes", "region-router");
 }
 
 #[test]

@@ -206,10 +206,10 @@ fn a_torn_end_is_told_and_a_changed_verdict_is_found() {
         changed.write_all(&encode(decision).expect("a line")).expect("the line is written");
     }
     drop(changed);
-    let report = report(&recorded.replay(&[package], &path, &["--verify", "--json"]), 1);
+    let report = report(&recorded.replay(&[package], &path, &["--verify", "--json"]), 3);
     assert_eq!((&report["verified"]["other"], &report["skipped"]["count"]), (&json!(1), &json!(0)));
     assert_eq!(report["verified"]["examples"][0]["sequence"], sequence);
-    let told = text(&recorded.replay(&[package], &path, &["--verify"]), 1);
+    let told = text(&recorded.replay(&[package], &path, &["--verify"]), 3);
     assert!(told.contains(&format!("\n  {sequence} at ")) && told.contains("    recorded  rows ["), "{told}");
 
     let other = file(folder, "other.jsonl", b"GET / HTTP/1.1\n");

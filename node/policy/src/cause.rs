@@ -33,7 +33,7 @@ pub enum Cause {
     Full,
     /// It failed too often and is rested.
     Resting,
-    /// More rows than the contract allows.
+    /// No row at all, or more than the contract allows.
     Rows,
 }
 

@@ -1,4 +1,4 @@
-//! How a policy is taken: the one path that a push, the watched folder and a restart share.
+//! How a policy is taken: the one path that a push and the watched folder share.
 //!
 //! Read, verify, compile, link, run its own test vectors on this node; only then does it begin in
 //! shadow, beside what decides now. Whatever fails on the way, what decides now goes on deciding.
@@ -12,6 +12,8 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
 
 use crate::breaker::Breaker;
 use crate::call::Callable;
@@ -40,7 +42,7 @@ pub struct Taken {
 
 impl Policies {
     /// Takes a packaged policy, or says why not; what decides now goes on meanwhile. Blocks, for
-    /// seconds.
+    /// seconds, and until what decided before the start is restored.
     ///
     /// # Errors
     /// When it is no policy, not signed by somebody trusted, older than what was here, does not
@@ -48,6 +50,7 @@ impl Policies {
     pub fn take(&self, file: Vec<u8>) -> Result<Taken, PolicyError> {
         // One at a time; calls, steps and the way back go on meanwhile.
         let _taking = self.0.taking.lock();
+        self.wait_restored();
         let taken = self.take_now(file);
         match &taken {
             Ok(taken) if taken.worlds.is_empty() => {}
@@ -85,7 +88,9 @@ impl Policies {
             }
             signature::check_version(ledger.highest.get(&manifest.name), &manifest.version)?;
         }
-        let versions = self.versions(&package, signer.as_deref())?;
+        let component = self.0.compiler.component(&self.0.runtime, &package)?;
+        let version = |world: &World| self.version(&package, &component, *world, signer.as_deref());
+        let versions = manifest.worlds.iter().map(version).collect::<Result<Vec<_>, _>>()?;
         for version in &versions {
             vectors::hold(&version.callable, manifest, version.world)?;
         }
@@ -93,7 +98,7 @@ impl Policies {
         let mut ledger = self.0.ledger.lock();
         ledger.highest.insert(manifest.name.clone(), manifest.version.clone());
         for version in versions {
-            let world = version.world;
+            let (world, version) = (version.world, self.counting(version));
             taken.worlds.push(world);
             self.0.metrics.changes.with_label_values(&[world.name(), "taken"]).inc();
             let rollout = self.rollout(&version, Stage::Shadow);
@@ -105,7 +110,7 @@ impl Policies {
         Ok(taken)
     }
 
-    fn signer(&self, package: &Package) -> Result<Option<String>, PolicyError> {
+    pub(crate) fn signer(&self, package: &Package) -> Result<Option<String>, PolicyError> {
         let trusted = self.0.config.trusted()?;
         match signature::verify(package, &trusted) {
             Ok(signer) => Ok(Some(signer.name)),
@@ -114,28 +119,36 @@ impl Policies {
         }
     }
 
-    /// Compiles and links a policy for each of its worlds.
-    fn versions(&self, package: &Package, signer: Option<&str>) -> Result<Vec<Arc<Version>>, PolicyError> {
-        let component = self.0.compiler.component(&self.0.runtime, package)?;
-        let manifest = &package.manifest;
-        let each = manifest.worlds.iter().map(|world| {
-            let limits = self.0.config.limits(*world);
-            let counter = |name: &String| self.0.metrics.counters.with_label_values(&[&manifest.name, name]);
-            Ok(Arc::new(Version {
-                world: *world,
-                manifest: manifest.clone(),
-                digest: package.digest_hex(),
-                signer: signer.map(ToOwned::to_owned),
-                callable: Callable::new(&self.0.runtime, &component, manifest, *world, limits)?,
-                breaker: Breaker::new(&self.0.config.breaker),
-                counters: manifest.counters.iter().map(counter).collect(),
-                lines: Mutex::default(),
-            }))
-        });
-        each.collect()
+    /// Links a compiled policy for one of its worlds. It counts nothing yet.
+    pub(crate) fn version(
+        &self,
+        package: &Package,
+        component: &Component,
+        world: World,
+        signer: Option<&str>,
+    ) -> Result<Version, PolicyError> {
+        let (manifest, limits) = (&package.manifest, self.0.config.limits(world));
+        Ok(Version {
+            world,
+            manifest: manifest.clone(),
+            digest: package.digest_hex(),
+            signer: signer.map(ToOwned::to_owned),
+            callable: Callable::new(&self.0.runtime, component, manifest, world, limits)?,
+            breaker: Breaker::new(&self.0.config.breaker),
+            counters: Vec::new(),
+            lines: Mutex::default(),
+        })
     }
 
-    fn rollout(&self, version: &Version, stage: Stage) -> Arc<Rollout> {
+    /// Gives a version its counters. One that is refused has none: metrics are for what is here.
+    pub(crate) fn counting(&self, mut version: Version) -> Arc<Version> {
+        let manifest = &version.manifest;
+        let counter = |name: &String| self.0.metrics.counters.with_label_values(&[&manifest.name, name]);
+        version.counters = manifest.counters.iter().map(counter).collect();
+        Arc::new(version)
+    }
+
+    pub(crate) fn rollout(&self, version: &Version, stage: Stage) -> Arc<Rollout> {
         let salt = u64::from_str_radix(version.digest.get(..16).unwrap_or_default(), 16).unwrap_or(0);
         let limit = version.callable.limits().time;
         Arc::new(Rollout::new(self.0.config.rollout.clone(), salt, limit, stage, Instant::now()))
@@ -155,8 +168,8 @@ impl Policies {
                     world,
                     Slot {
                         incumbent: Some(trial.version.clone()),
-                        candidate: None,
                         previous: Some(slot.incumbent.clone()),
+                        ..Slot::default()
                     },
                 );
                 log::info!(policy, version:%, world = world.name(); "the policy has taken over");
@@ -207,15 +220,14 @@ impl Policies {
                 trial.rollout.demote("the operator rolled it back", Instant::now());
                 Slot { candidate: None, ..(*slot).clone() }
             }
-            (None, Some(previous)) => {
-                Slot { incumbent: previous.clone(), candidate: None, previous: Some(slot.incumbent.clone()) }
-            }
+            (None, Some(previous)) => Slot {
+                incumbent: previous.clone(),
+                previous: Some(slot.incumbent.clone()),
+                ..Slot::default()
+            },
             (None, None) => return None,
         };
-        let now = next.incumbent.as_ref().map_or_else(
-            || "the built-in verdict".to_owned(),
-            |version| format!("{} {}", version.manifest.name, version.manifest.version),
-        );
+        let now = next.decides();
         self.set(world, next);
         self.0.metrics.changes.with_label_values(&[world.name(), "rolled-back"]).inc();
         log::warn!(world = world.name(); "rolled back: {now} decides");
@@ -240,84 +252,40 @@ impl Policies {
             }
         };
         let mut paths: Vec<PathBuf> = files.flatten().map(|file| file.path()).collect();
-        paths.retain(|path| path.to_string_lossy().ends_with(".policy.wasm"));
+        // No pipe, which nobody may ever write to.
+        paths.retain(|path| path.to_string_lossy().ends_with(".policy.wasm") && path.is_file());
         paths.sort();
         for path in paths {
             match read(&path) {
-                Ok(file) if self.is_news(&file) => drop(self.take(file)),
-                Ok(_) => {}
+                Ok(file) => self.take_news(file),
                 Err(error) => log::error!("a policy was not taken: {error}"),
             }
         }
     }
 
-    /// Whether a file of the watched folder is not one that was here before, or was tried: old
-    /// versions, and those that were refused, may lie beside the new one.
-    fn is_news(&self, file: &[u8]) -> bool {
-        let Ok(package) = Package::parse(file.to_vec()) else { return true };
-        let ledger = self.0.ledger.lock();
-        let newer = ledger
-            .highest
-            .get(&package.manifest.name)
-            .is_none_or(|highest| package.manifest.version > *highest);
-        newer && self.0.refused.lock().insert(package.digest)
-    }
-
-    /// Loads what decided before this start.
-    pub(crate) fn restore(&self) {
-        let mut ledger = self.0.ledger.lock();
-        for (world, entry) in ledger.worlds.clone() {
-            let mut load = |digest: &String| match self.kept(digest, world) {
-                Ok(version) => Some(version),
-                Err(error) => {
-                    ledger.unloaded.insert(world);
-                    log::error!(world = world.name(), digest; "a policy cannot be loaded any more: {error}");
-                    None
-                }
-            };
-            let mut slot = Slot {
-                incumbent: entry.incumbent.as_ref().and_then(&mut load),
-                candidate: None,
-                previous: match &entry.previous {
-                    None => None,
-                    Some(Previous::BuiltIn) => Some(None),
-                    Some(Previous::Digest(digest)) => load(digest).map(Some),
-                },
-            };
-            match &entry.candidate {
-                // The step was made and not written down.
-                None | Some(Candidate { stage: Stage::Demoted, .. }) => {}
-                Some(Candidate { stage: Stage::Done, digest, .. }) => {
-                    if let Some(version) = load(digest) {
-                        slot = Slot {
-                            previous: Some(slot.incumbent),
-                            incumbent: Some(version),
-                            candidate: None,
-                        };
-                    }
-                }
-                Some(Candidate { stage, digest, held }) => {
-                    slot.candidate = load(digest).map(|version| {
-                        let rollout = self.rollout(&version, *stage);
-                        rollout.hold(*held || !self.0.config.rollout.automatic);
-                        Trial { rollout, version }
-                    });
-                }
-            }
-            self.set(world, slot);
+    /// Takes a file of the watched folder, unless it was here before or was tried: old versions, and
+    /// those that were refused, may lie beside the new one.
+    fn take_news(&self, file: Vec<u8>) {
+        // Of the whole file: one that is signed later is another.
+        let tried: [u8; 32] = Sha256::digest(&file).into();
+        if !self.is_newer(&file) || !self.0.tried.lock().insert(tried) {
+            return;
+        }
+        if let Err(PolicyError::Engine(_) | PolicyError::File { .. }) = self.take(file) {
+            // Not its fault: it may go better next time.
+            self.0.tried.lock().remove(&tried);
         }
     }
 
-    fn kept(&self, digest: &str, world: World) -> Result<Arc<Version>, PolicyError> {
-        let package = Package::parse(read(&self.kept_path(digest))?)?;
-        // A signer may have been taken off the list since.
-        let signer = self.signer(&package)?;
-        let versions = self.versions(&package, signer.as_deref())?;
-        let found = versions.into_iter().find(|version| version.world == world && version.digest == digest);
-        found.ok_or_else(|| PolicyError::Unknown(digest.to_owned()))
+    /// Whether a file is a policy in a version that never was here, or no policy at all.
+    fn is_newer(&self, file: &[u8]) -> bool {
+        let Ok(package) = Package::parse(file.to_vec()) else { return true };
+        let ledger = self.0.ledger.lock();
+        let highest = ledger.highest.get(&package.manifest.name);
+        highest.is_none_or(|highest| package.manifest.version > *highest)
     }
 
-    fn kept_path(&self, digest: &str) -> PathBuf {
+    pub(crate) fn kept_path(&self, digest: &str) -> PathBuf {
         self.0.folder.join(format!("{digest}.policy.wasm"))
     }
 

@@ -91,29 +91,52 @@ impl Compiler {
     /// # Errors
     /// When it does not compile within its limits.
     pub fn component(&self, runtime: &Runtime, package: &Package) -> Result<Component, PolicyError> {
-        let engine = runtime.engine();
-        let digest = package.digest_hex();
-        let path = self.folder.join(format!("{digest}.native"));
-        if let Some(kept) = self.kept(&path, &digest) {
-            match native::load(engine, &kept) {
-                Ok(component) => return Ok(component),
-                // Another version of wasmtime.
-                Err(error) => log::info!(digest; "a policy is compiled anew: {error}"),
-            }
+        if let Some(component) = self.kept(runtime, package) {
+            return Ok(component);
         }
         let code = Verified(match &self.worker {
             Some(program) => self.in_child(program, &package.component, runtime.lines)?,
             None => compile(&package.component, runtime.lines)?,
         });
-        let component = native::load(engine, &code)?;
+        let component = native::load(runtime.engine(), &code)?;
+        let digest = package.digest_hex();
+        let path = self.path(&digest);
         if let Err(error) = write(&path, &[&self.mac(&digest, &code.0), &code.0]) {
             log::warn!(path:% = path.display(); "compiled code is not kept: {error}");
         }
         Ok(component)
     }
 
-    fn kept(&self, path: &Path, digest: &str) -> Option<Verified> {
-        let mut bytes = fs::read(path).ok()?;
+    /// The policy's native code where it is kept and good. What is kept and no good is removed.
+    pub(crate) fn kept(&self, runtime: &Runtime, package: &Package) -> Option<Component> {
+        let digest = package.digest_hex();
+        let path = self.path(&digest);
+        let bytes = fs::read(&path).ok()?;
+        let component = match self.verified(bytes, &digest) {
+            Some(code) => {
+                let told = |error| {
+                    // Another version of wasmtime.
+                    log::info!(digest; "compiled code is for another engine, and is made anew: {error}");
+                };
+                native::load(runtime.engine(), &code).map_err(told).ok()
+            }
+            None => {
+                log::warn!(path:% = path.display(); "compiled code was changed by somebody else; it is compiled anew");
+                None
+            }
+        };
+        if component.is_none() {
+            let _ = fs::remove_file(&path);
+        }
+        component
+    }
+
+    fn path(&self, digest: &str) -> PathBuf {
+        self.folder.join(format!("{digest}.native"))
+    }
+
+    /// What is in a file of compiled code, if it is what this node wrote there.
+    fn verified(&self, mut bytes: Vec<u8>, digest: &str) -> Option<Verified> {
         if bytes.len() < MAC {
             return None;
         }
@@ -121,11 +144,7 @@ impl Compiler {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).ok()?;
         mac.update(digest.as_bytes());
         mac.update(&code);
-        if mac.verify_slice(&bytes).is_err() {
-            log::warn!(path:% = path.display(); "compiled code was changed by somebody else; it is compiled anew");
-            return None;
-        }
-        Some(Verified(code))
+        mac.verify_slice(&bytes).is_ok().then_some(Verified(code))
     }
 
     fn mac(&self, digest: &str, code: &[u8]) -> [u8; MAC] {
@@ -140,7 +159,8 @@ impl Compiler {
         let child = Command::new(program)
             .args(WORKER)
             .arg(self.memory_bytes.to_string())
-            .arg(self.time.as_secs().max(1).to_string())
+            // The clock here is to run out first, since it knows why.
+            .arg((self.time.as_secs() + 1).to_string())
             .args(lines.then_some("--lines"))
             .env_clear()
             .stdin(Stdio::piped())
@@ -180,6 +200,11 @@ impl Compiler {
                 Some(status) => {
                     let words = words.ok().and_then(Result::ok).unwrap_or_default();
                     let words = String::from_utf8_lossy(&words);
+                    // Where memory is not given, Rust aborts, with advice after the reason.
+                    if words.contains("memory allocation of") {
+                        let most = self.memory_bytes >> 20;
+                        return Err(PolicyError::Compile(format!("it takes more than {most} MiB of memory")));
+                    }
                     let last = words.lines().last().unwrap_or("").trim();
                     Err(PolicyError::Compile(if last.is_empty() {
                         format!("the compiler ended with {status}, over its limit of time or memory")

@@ -25,7 +25,7 @@ const FUEL_PER_MS: u64 = 50_000_000;
 pub struct PolicyConfig {
     /// Folder that is watched for policies (`NAME.policy.wasm`); empty watches none.
     pub watch_dir: PathBuf,
-    /// Run policies that nobody has signed. For trying things out; never on a node that others reach.
+    /// Run policies that nobody has signed, or somebody unknown has. For trying things out; never on a node that others reach.
     pub allow_unsigned: bool,
     /// Instances of policies at once, warm ones included.
     pub instances: u32,

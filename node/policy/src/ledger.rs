@@ -21,8 +21,8 @@ pub(crate) struct Ledger {
     pub(crate) highest: BTreeMap<String, Number>,
     /// Digests of what decides, by world.
     pub(crate) worlds: BTreeMap<World, Entry>,
-    /// Worlds of which something could not be loaded at this start: their entries stay as they are,
-    /// for a start at which it can, until something changes there.
+    /// Worlds of which something is not loaded, or not yet: their entries stay as they are, for a start
+    /// at which it can be, until something changes there.
     #[serde(skip)]
     pub(crate) unloaded: BTreeSet<World>,
     /// Why it cannot be read: then nothing is taken, since nobody knows what would be a step back.
@@ -83,12 +83,17 @@ impl Ledger {
 
 impl Entry {
     fn names(&self, digest: &str) -> bool {
+        self.digests().any(|other| other == digest)
+    }
+
+    /// The packages that it is about.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = &String> {
         let candidate = self.candidate.as_ref().map(|candidate| &candidate.digest);
         let previous = self.previous.as_ref().and_then(|previous| match previous {
             Previous::Digest(digest) => Some(digest),
             Previous::BuiltIn => None,
         });
-        self.incumbent.iter().chain(candidate).chain(previous).any(|other| other == digest)
+        self.incumbent.iter().chain(candidate).chain(previous)
     }
 }
 
@@ -103,9 +108,31 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
 }
 
+/// Removes from a folder what [`write`] left there when a crash cut it off.
+pub(crate) fn remove_torn(folder: &Path) {
+    for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if file.path().extension().is_some_and(|ending| ending == "new") {
+            let _ = fs::remove_file(file.path());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_crash_has_cut_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["a.policy.new", "a.policy.wasm", "ledger.json", "ledger.new", "new"];
+        for name in names {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        remove_torn(folder.path());
+        let left = names.map(|name| folder.path().join(name).exists());
+        assert_eq!(left, [false, true, true, false, true]);
+        remove_torn(&folder.path().join("none"));
+    }
 
     #[test]
     fn the_ledger_is_read_as_it_was_written() {

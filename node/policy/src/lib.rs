@@ -29,6 +29,7 @@ mod metrics;
 mod native;
 pub mod package;
 pub mod policies;
+mod restore;
 pub mod role;
 pub mod rollout;
 pub mod rows;

@@ -17,7 +17,9 @@ pub(crate) struct Metrics {
     pub(crate) warm: IntGaugeVec,
     pub(crate) dropped: IntCounter,
     pub(crate) refused: IntCounter,
+    pub(crate) panics: IntCounter,
     pub(crate) recorded_bytes: IntGauge,
+    pub(crate) unrecorded: IntGauge,
 }
 
 /// What decided, as the label of the metrics has it.
@@ -72,9 +74,23 @@ impl Metrics {
                 registry,
                 IntCounter::new("skerry_policy_refused_total", "Policies that were not taken.")?,
             )?,
+            panics: register(
+                registry,
+                IntCounter::new(
+                    "skerry_policy_panics_total",
+                    "Work on policies that panicked and was given up: a fault of the node.",
+                )?,
+            )?,
             recorded_bytes: register(
                 registry,
                 IntGauge::new("skerry_policy_recorded_bytes", "Bytes of recorded decisions written.")?,
+            )?,
+            unrecorded: register(
+                registry,
+                IntGauge::new(
+                    "skerry_policy_unrecorded_decisions",
+                    "Decisions since the start that were to be recorded and were dropped.",
+                )?,
             )?,
         })
     }

@@ -1,12 +1,14 @@
 //! The policies of a node: which version decides for which world, and what happens when none can.
 
+use std::any::Any;
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use prometheus::Registry;
 
 use crate::builtin;
@@ -16,10 +18,10 @@ use crate::config::PolicyConfig;
 use crate::decisions::{BUILT_IN, Decision, DecisionLog, Page, Query, Recorder, Verdict};
 use crate::engine::Runtime;
 use crate::guest::{Surroundings, Tables};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, remove_torn};
 use crate::manifest::World;
 use crate::metrics::Metrics;
-use crate::rollout::{Change, Outcome, Rollout, Stage, Who, differ};
+use crate::rollout::{Outcome, Rollout, Stage, Who, differ};
 use crate::rows::{Answer, Inputs};
 use crate::version::{Asked, Version};
 use crate::{PolicyError, tables};
@@ -52,10 +54,12 @@ pub(crate) struct Inner {
     worlds: [ArcSwap<Slot>; 3],
     pub(crate) tables: ArcSwap<Tables>,
     pub(crate) ledger: Mutex<Ledger>,
-    /// Digests of what the watched folder had, so that nothing is tried twice.
-    pub(crate) refused: Mutex<HashSet<[u8; 32]>>,
+    /// SHA-256 of the files that the watched folder had, so that none is tried twice.
+    pub(crate) tried: Mutex<HashSet<[u8; 32]>>,
     /// Held while a policy is taken, for seconds.
     pub(crate) taking: Mutex<()>,
+    /// Told when a world is restored; goes with the lock of the ledger.
+    pub(crate) restored: Condvar,
     log: DecisionLog,
     recorder: Option<Recorder>,
     pub(crate) metrics: Metrics,
@@ -70,6 +74,18 @@ pub(crate) struct Slot {
     pub(crate) candidate: Option<Trial>,
     /// What decided before, loaded, for the way back. Its inner `None` is the built-in verdict.
     pub(crate) previous: Option<Option<Arc<Version>>>,
+    /// What decided before this start is still being compiled.
+    pub(crate) restoring: bool,
+}
+
+impl Slot {
+    /// Who decides, in words.
+    pub(crate) fn decides(&self) -> String {
+        self.incumbent.as_ref().map_or_else(
+            || "the built-in verdict".to_owned(),
+            |version| format!("{} {}", version.manifest.name, version.manifest.version),
+        )
+    }
 }
 
 /// A version that is on its way.
@@ -79,10 +95,8 @@ pub(crate) struct Trial {
     pub(crate) rollout: Arc<Rollout>,
 }
 
-enum Job {
-    Compare(Box<Comparison>),
-    Changed(World, Arc<Rollout>, Change),
-}
+/// Work for the thread of changes.
+type Job = Box<dyn FnOnce(&Policies) + Send>;
 
 /// A call to be made with the other version too.
 struct Comparison {
@@ -98,7 +112,8 @@ struct Comparison {
 
 impl Policies {
     /// The policies that are kept in `folder`, and what they need. What cannot be read or loaded is told
-    /// of in the log, and the built-in verdict takes its place.
+    /// of in the log, and the built-in verdict takes its place; what is not compiled any more is, while
+    /// the node serves. Compiles nothing itself.
     ///
     /// # Errors
     /// When the engine or the folder cannot be set up.
@@ -114,6 +129,8 @@ impl Policies {
             config.compile_time(),
             config.compile_memory_bytes,
         )?;
+        remove_torn(folder);
+        remove_torn(&folder.join("native"));
         let folder_of_records = &config.decisions.record_dir;
         let wanted = !folder_of_records.as_os_str().is_empty();
         let recorder = wanted.then(|| Recorder::start(&config.decisions)).and_then(|started| {
@@ -134,8 +151,9 @@ impl Policies {
             worlds: std::array::from_fn(|_| ArcSwap::default()),
             tables: ArcSwap::from_pointee(tables),
             ledger: Mutex::new(Ledger::load(folder)),
-            refused: Mutex::default(),
+            tried: Mutex::default(),
             taking: Mutex::new(()),
+            restored: Condvar::new(),
             log: DecisionLog::new(config.decisions.clone()),
             recorder,
             metrics: Metrics::new(registry)?,
@@ -162,6 +180,19 @@ impl Policies {
     /// Decisions of the sample.
     pub fn decisions(&self, query: &Query) -> Page {
         self.0.log.query(query)
+    }
+
+    /// Has something done by the thread of changes.
+    pub(crate) fn later(&self, job: impl FnOnce(&Self) + Send + 'static) {
+        self.0.later(job);
+    }
+
+    /// Does something for a thread that must go on: a panic is told of and counted.
+    pub(crate) fn caught(&self, what: &str, work: impl FnOnce()) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+            self.0.metrics.panics.inc();
+            log::error!("{what} panicked, and is given up: {}", said(&*panic));
+        }
     }
 
     pub(crate) fn slot(&self, world: World) -> Arc<Slot> {
@@ -197,12 +228,18 @@ impl Policies {
             self.0.metrics.warm.with_label_values(&[world.name()]).set(warm as i64);
         }
         if let Some(recorder) = &self.0.recorder {
-            self.0.metrics.recorded_bytes.set(recorder.recorded().written_bytes as i64);
+            let recorded = recorder.recorded();
+            self.0.metrics.recorded_bytes.set(recorded.written_bytes as i64);
+            self.0.metrics.unrecorded.set(recorded.dropped as i64);
         }
     }
 }
 
 impl Inner {
+    fn later(&self, job: impl FnOnce(&Policies) + Send + 'static) {
+        let _ = self.jobs.send(Box::new(job));
+    }
+
     fn decide(&self, inputs: &Inputs, client: u64, now_ms: u64) -> Decided {
         let world = inputs.world();
         let slot = self.worlds[world as usize].load();
@@ -219,7 +256,7 @@ impl Inner {
             None => (builtin::decide(inputs), Some(Cause::None)),
         };
         self.metrics.decided(world, cause);
-        if let Some(asked) = &asked {
+        if let Some(asked) = asked.as_ref().filter(|asked| asked.called()) {
             self.metrics.took(world, asked.took);
         }
         if let Some(trial) = &slot.candidate {
@@ -270,7 +307,10 @@ impl Inner {
                     candidate: own,
                     decided: answer.clone(),
                 };
-                let _ = self.jobs.send(Job::Compare(Box::new(job)));
+                self.later(move |policies| {
+                    policies.0.waiting.fetch_sub(1, Relaxed);
+                    policies.0.compare(&job);
+                });
                 return;
             }
             self.waiting.fetch_sub(1, Relaxed);
@@ -283,7 +323,8 @@ impl Inner {
 
     fn observe(&self, world: World, trial: &Trial, outcome: &Outcome) {
         if let Some(change) = trial.rollout.observe(outcome, Instant::now()) {
-            let _ = self.jobs.send(Job::Changed(world, trial.rollout.clone(), change));
+            let rollout = trial.rollout.clone();
+            self.later(move |policies| policies.changed(world, &rollout, &change));
         }
     }
 
@@ -351,7 +392,7 @@ impl Inner {
     }
 }
 
-/// Makes comparisons and changes until the node ends.
+/// Makes comparisons and changes until the node ends, whatever one of them does.
 fn work(inner: &Weak<Inner>, queue: &mpsc::Receiver<Job>) {
     let mut looked = Instant::now();
     loop {
@@ -359,20 +400,22 @@ fn work(inner: &Weak<Inner>, queue: &mpsc::Receiver<Job>) {
         let Some(inner) = inner.upgrade() else { return };
         let policies = Policies(inner);
         match job {
-            Ok(Job::Compare(job)) => {
-                policies.0.waiting.fetch_sub(1, Relaxed);
-                policies.0.compare(&job);
-            }
-            Ok(Job::Changed(world, rollout, change)) => policies.changed(world, &rollout, &change),
+            Ok(job) => policies.caught("work on policies", || job(&policies)),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
         // Jobs may come without end.
         if looked.elapsed() >= TICK {
             looked = Instant::now();
-            policies.advance(looked);
+            policies.caught("a step of a change", || policies.advance(looked));
         }
     }
+}
+
+/// The words of a panic.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
 }
 
 fn seed(inputs: &Inputs) -> u64 {
@@ -386,4 +429,37 @@ fn seed(inputs: &Inputs) -> u64 {
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policies(folder: &std::path::Path) -> Policies {
+        Policies::new(PolicyConfig::default(), folder, None, &Registry::new()).unwrap()
+    }
+
+    #[test]
+    fn a_job_that_panics_is_counted_and_the_next_one_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let policies = policies(folder.path());
+        policies.later(|_| panic!("on purpose"));
+        policies.later(|_| std::panic::panic_any(7));
+        let (done, ended) = mpsc::channel();
+        policies.later(move |_| _ = done.send(()));
+        ended.recv_timeout(Duration::from_secs(30)).expect("the job after them");
+        assert_eq!(policies.0.metrics.panics.get(), 2);
+    }
+
+    #[test]
+    fn a_start_removes_what_the_last_run_did_not_write_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let native = folder.path().join("native");
+        std::fs::create_dir(&native).unwrap();
+        let torn = [folder.path().join("abc.policy.new"), native.join("abc.new")];
+        torn.iter().for_each(|path| std::fs::write(path, "half").unwrap());
+        policies(folder.path());
+        assert!(torn.iter().all(|path| !path.exists()));
+        assert!(native.join("key").exists());
+    }
 }

@@ -54,68 +54,15 @@ impl PolicyRole {
         Self(policies)
     }
 
-    async fn push(&self, file: Bytes) -> Response<Body> {
+    /// Does something that waits for a disk or a policy, where nobody else waits for it.
+    async fn aside(&self, work: impl FnOnce(&Policies) -> Response<Body> + Send + 'static) -> Response<Body> {
         let policies = self.0.clone();
-        match tokio::task::spawn_blocking(move || policies.take(file.into())).await {
-            Ok(Ok(taken)) => admin::json(&json!(taken)),
-            Ok(Err(error)) => problem::response(status(&error), &error.to_string()),
-            Err(_) => problem::response(StatusCode::INTERNAL_SERVER_ERROR, "taking the policy failed"),
-        }
-    }
-
-    fn change(&self, path: &str, body: &[u8]) -> Response<Body> {
-        let change: Change = match serde_json::from_slice(body) {
-            Ok(change) => change,
-            Err(error) => {
-                return bad(&format!("the body is no change, as {{\"world\": \"region-router\"}}: {error}"));
-            }
-        };
-        let none = || problem::response(StatusCode::CONFLICT, "no policy is on its way in that world");
-        let done = match path {
-            "/policy/promote" => self.0.promote(change.world),
-            "/policy/hold" => self.0.hold(change.world, change.held),
-            _ => {
-                return match self.0.roll_back(change.world) {
-                    Some(now) => admin::json(&json!({ "world": change.world, "decides": now })),
-                    None => problem::response(
-                        StatusCode::CONFLICT,
-                        "there is nothing to go back to in that world",
-                    ),
-                };
-            }
-        };
-        if done { admin::json(&self.list()) } else { none() }
-    }
-
-    fn decide(&self, body: &[u8]) -> Response<Body> {
-        match serde_json::from_slice::<Asked>(body) {
-            Ok(asked) => {
-                let decided = self.0.decide(&asked.inputs, asked.client);
-                let policy =
-                    decided.policy.map(|(name, version)| json!({ "name": name, "version": version }));
-                admin::json(&json!({ "answer": decided.answer, "policy": policy, "cause": decided.cause }))
-            }
-            Err(error) => bad(&format!("the body is no decision to be made: {error}")),
-        }
-    }
-
-    fn list(&self) -> Value {
-        let each = World::ALL.map(|world| {
-            let slot = self.0.slot(world);
-            let now = Instant::now();
-            let candidate = slot.candidate.as_ref().map(
-                |trial| json!({ "policy": told(&trial.version, now), "rollout": trial.rollout.status(now) }),
-            );
-            json!({
-                "world": world,
-                "decides": slot.incumbent.as_ref().map(|version| told(version, now)),
-                "candidate": candidate,
-                "previous": slot.previous.as_ref().map(|previous| {
-                    previous.as_ref().map_or_else(|| json!("built-in"), |version| told(version, now))
-                }),
-            })
-        });
-        json!({ "worlds": each })
+        tokio::task::spawn_blocking(move || work(&policies)).await.unwrap_or_else(|_| {
+            problem::response(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the work on policies failed; the log says more",
+            )
+        })
     }
 }
 
@@ -129,15 +76,21 @@ impl Role for PolicyRole {
             let (head, body) = request.into_parts();
             let path = head.uri.path();
             Some(match (&head.method, path) {
-                (&Method::GET, "/policy") => admin::json(&self.list()),
+                (&Method::GET, "/policy") => admin::json(&list(&self.0)),
                 (&Method::GET, "/policy/decisions") => match query(head.uri.query().unwrap_or_default()) {
                     Ok(query) => admin::json(&json!(self.0.decisions(&query))),
                     Err(reason) => bad(&reason),
                 },
-                (&Method::POST, PUSH) => self.push(body).await,
-                (&Method::POST, "/policy/decide") => self.decide(&body),
-                (&Method::POST, "/policy/promote" | "/policy/hold" | "/policy/rollback") => {
-                    self.change(path, &body)
+                (&Method::POST, PUSH) => self.aside(move |policies| push(policies, body)).await,
+                (&Method::POST, "/policy/decide") => {
+                    self.aside(move |policies| decide(policies, &body)).await
+                }
+                (&Method::POST, "/policy/promote") => {
+                    self.aside(move |policies| promote(policies, &body)).await
+                }
+                (&Method::POST, "/policy/hold") => self.aside(move |policies| hold(policies, &body)).await,
+                (&Method::POST, "/policy/rollback") => {
+                    self.aside(move |policies| roll_back(policies, &body)).await
                 }
                 _ => return None,
             })
@@ -154,12 +107,93 @@ impl Role for PolicyRole {
     }
 
     fn status(&self) -> Value {
-        self.list()
+        list(&self.0)
     }
 
     fn settle(&self) {
         self.0.refresh_metrics();
     }
+}
+
+fn push(policies: &Policies, file: Bytes) -> Response<Body> {
+    match policies.take(file.into()) {
+        Ok(taken) => admin::json(&json!(taken)),
+        Err(error) => problem::response(status(&error), &error.to_string()),
+    }
+}
+
+fn promote(policies: &Policies, body: &[u8]) -> Response<Body> {
+    change(policies, body, |change| {
+        let word = "no policy is on its way in that world";
+        policies.promote(change.world).then(|| list(policies)).ok_or(word)
+    })
+}
+
+fn hold(policies: &Policies, body: &[u8]) -> Response<Body> {
+    change(policies, body, |change| {
+        let word = "no policy is on its way in that world";
+        policies.hold(change.world, change.held).then(|| list(policies)).ok_or(word)
+    })
+}
+
+fn roll_back(policies: &Policies, body: &[u8]) -> Response<Body> {
+    change(policies, body, |change| {
+        let now = policies.roll_back(change.world).ok_or("there is nothing to go back to in that world")?;
+        Ok(json!({ "world": change.world, "decides": now }))
+    })
+}
+
+/// Makes a change that the body asks for; the error is why that world has none to make.
+fn change(
+    policies: &Policies,
+    body: &[u8],
+    make: impl FnOnce(&Change) -> Result<Value, &'static str>,
+) -> Response<Body> {
+    let change: Change = match serde_json::from_slice(body) {
+        Ok(change) => change,
+        Err(error) => {
+            return bad(&format!("the body is no change, as {{\"world\": \"region-router\"}}: {error}"));
+        }
+    };
+    if policies.slot(change.world).restoring {
+        let word = "the policies of that world are still being restored; ask again in a moment";
+        return problem::response(StatusCode::CONFLICT, word);
+    }
+    match make(&change) {
+        Ok(made) => admin::json(&made),
+        Err(word) => problem::response(StatusCode::CONFLICT, word),
+    }
+}
+
+fn decide(policies: &Policies, body: &[u8]) -> Response<Body> {
+    match serde_json::from_slice::<Asked>(body) {
+        Ok(asked) => {
+            let decided = policies.decide(&asked.inputs, asked.client);
+            let policy = decided.policy.map(|(name, version)| json!({ "name": name, "version": version }));
+            admin::json(&json!({ "answer": decided.answer, "policy": policy, "cause": decided.cause }))
+        }
+        Err(error) => bad(&format!("the body is no decision to be made: {error}")),
+    }
+}
+
+fn list(policies: &Policies) -> Value {
+    let each = World::ALL.map(|world| {
+        let slot = policies.slot(world);
+        let now = Instant::now();
+        let candidate = slot.candidate.as_ref().map(
+            |trial| json!({ "policy": told(&trial.version, now), "rollout": trial.rollout.status(now) }),
+        );
+        json!({
+            "world": world,
+            "decides": slot.incumbent.as_ref().map(|version| told(version, now)),
+            "candidate": candidate,
+            "previous": slot.previous.as_ref().map(|previous| {
+                previous.as_ref().map_or_else(|| json!("built-in"), |version| told(version, now))
+            }),
+            "restoring": slot.restoring,
+        })
+    });
+    json!({ "worlds": each })
 }
 
 fn told(version: &Version, now: Instant) -> Value {
@@ -210,4 +244,43 @@ fn status(error: &PolicyError) -> StatusCode {
 
 fn bad(reason: &str) -> Response<Body> {
     problem::response(StatusCode::BAD_REQUEST, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::PolicyConfig;
+
+    /// Whoever holds the ledger waits for a disk; the thread of the admin listener has others to answer.
+    #[tokio::test]
+    async fn a_change_that_waits_for_the_disk_lets_others_go_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let policies = Policies::new(PolicyConfig::default(), folder.path(), None, &Registry::new()).unwrap();
+        let role = PolicyRole::new(policies.clone());
+        for path in ["/policy/hold", "/policy/rollback"] {
+            let (held, holds) = mpsc::channel();
+            let (other, served) = mpsc::channel::<()>();
+            let policies = policies.clone();
+            let disk = std::thread::spawn(move || {
+                let _ledger = policies.0.ledger.lock();
+                held.send(()).unwrap();
+                served.recv_timeout(Duration::from_secs(10)).is_ok()
+            });
+            holds.recv().unwrap();
+            let body = Bytes::from_static(br#"{"world":"region-router"}"#);
+            let request = Request::post(path).body(body).unwrap();
+            let others = async {
+                tokio::task::yield_now().await;
+                other.send(()).unwrap();
+            };
+            let (answer, ()) = tokio::join!(role.admin(request), others);
+            assert!(disk.join().unwrap(), "{path}: nobody else was answered meanwhile");
+            assert_eq!(answer.unwrap().status(), StatusCode::CONFLICT, "there is nothing to change");
+        }
+    }
 }

@@ -101,24 +101,19 @@ pub enum SignatureError {
         /// What the manifest says.
         expected: String,
     },
-    /// An older version than the one that runs.
+    /// An older version than one that was taken before.
     #[error(
-        "version {offered} is older than {running}, which runs; raise the version, or go back with `skerry policy rollback`"
+        "version {offered} is older than {taken}, which was taken here; raise the version, or go back with `skerry policy rollback`"
     )]
     Downgrade {
-        /// What runs.
-        running: Version,
+        /// The highest that was taken, whether it decides or not.
+        taken: Version,
         /// What was offered.
         offered: Version,
     },
-    /// Another policy under the version that runs.
-    #[error("version {running} runs already, and {offered} is not newer; raise the version")]
-    SameVersion {
-        /// What runs.
-        running: Version,
-        /// What was offered.
-        offered: Version,
-    },
+    /// A version that was taken before.
+    #[error("version {0} was taken here already, whatever became of it; raise the version")]
+    SameVersion(Version),
 }
 
 /// A key's id, as minisign prints it: 16 hex digits.
@@ -228,22 +223,19 @@ pub(crate) fn comment(manifest: &Manifest) -> String {
     format!("skerry-policy name={} version={}", manifest.name, manifest.version)
 }
 
-/// Whether a version may follow the one that runs under the same name. Who offers what runs already
-/// (the same digest) has no need to ask.
+/// Whether a version may follow the highest that was `taken` under the same name. Who offers what is here
+/// already (the same digest) has no need to ask.
 ///
 /// # Errors
 /// When it is not newer.
-pub fn check_version(running: Option<&Version>, offered: &Version) -> Result<(), SignatureError> {
-    let Some(running) = running.filter(|running| offered <= *running) else {
-        return Ok(());
-    };
-    let same = running == offered;
-    let (running, offered) = (running.clone(), offered.clone());
-    Err(if same {
-        SignatureError::SameVersion { running, offered }
-    } else {
-        SignatureError::Downgrade { running, offered }
-    })
+pub fn check_version(taken: Option<&Version>, offered: &Version) -> Result<(), SignatureError> {
+    match taken {
+        Some(taken) if taken == offered => Err(SignatureError::SameVersion(offered.clone())),
+        Some(taken) if taken > offered => {
+            Err(SignatureError::Downgrade { taken: taken.clone(), offered: offered.clone() })
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -412,17 +404,17 @@ mod tests {
     #[test]
     fn versions_only_go_up() {
         let version = |text| Version::parse(text).unwrap();
-        let check = |running, offered| check_version(Some(&version(running)), &version(offered));
+        let check = |taken, offered| check_version(Some(&version(taken)), &version(offered));
         assert_eq!(check_version(None, &version("0.0.1")), Ok(()));
-        for (running, offered) in [("1.2.3", "1.2.4"), ("1.2.9", "1.2.10"), ("1.9.9", "2.0.0")] {
-            assert_eq!(check(running, offered), Ok(()));
+        for (taken, offered) in [("1.2.3", "1.2.4"), ("1.2.9", "1.2.10"), ("1.9.9", "2.0.0")] {
+            assert_eq!(check(taken, offered), Ok(()));
         }
         let down = check("1.10.0", "1.9.9").unwrap_err().to_string();
         assert_eq!(
             down,
-            "version 1.9.9 is older than 1.10.0, which runs; raise the version, or go back with `skerry policy rollback`"
+            "version 1.9.9 is older than 1.10.0, which was taken here; raise the version, or go back with `skerry policy rollback`"
         );
         let same = check("1.0.0", "1.0.0").unwrap_err();
-        assert!(matches!(same, SignatureError::SameVersion { .. }), "{same}");
+        assert!(matches!(same, SignatureError::SameVersion(_)), "{same}");
     }
 }

@@ -42,6 +42,13 @@ pub(crate) struct Asked {
     pub(crate) lookups: Vec<Lookup>,
 }
 
+impl Asked {
+    /// Whether it was called at all.
+    pub(crate) fn called(&self) -> bool {
+        !matches!(self.result, Err(Cause::Resting | Cause::Full | Cause::Rows))
+    }
+}
+
 impl Version {
     /// Calls it, unless it rests.
     pub(crate) fn ask(&self, inputs: &Inputs, surroundings: &Surroundings) -> Asked {
@@ -82,6 +89,9 @@ impl Version {
             // Not its doing.
             Err(Cause::Full | Cause::Rows) => drop(admission),
             _ => {
+                if let Some(said) = &called.error {
+                    log::debug!(policy = self.manifest.name; "the policy did not answer: {said}");
+                }
                 if self.breaker.succeeded(now, admission) {
                     log::info!(policy = self.manifest.name; "the policy is well again");
                 }

@@ -15,8 +15,8 @@ mod status;
 mod store;
 mod units;
 
-/// Exit code of a verification that found damage.
-const DAMAGE_FOUND: u8 = 3;
+/// Exit code of a verification that found something else than what should be there.
+const VERIFICATION_FAILED: u8 = 3;
 
 /// An edge node: caches web origins in verified chunks and serves them.
 #[derive(Debug, Parser)]
@@ -49,7 +49,7 @@ enum Command {
 }
 
 impl Cli {
-    /// Does what was asked; the code is 0, or 3 for a verification that found damage.
+    /// Does what was asked; the code is 0, or what the command says of a check that failed.
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Run(run) => run.execute(),

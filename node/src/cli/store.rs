@@ -18,7 +18,7 @@ use skerry_store::verify::Progress;
 use super::client::{Client, Target};
 use super::status::store_lines;
 use super::units::{bytes, seconds};
-use super::{DAMAGE_FOUND, print};
+use super::{VERIFICATION_FAILED, print};
 
 /// Least time between two states of the progress line.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -107,7 +107,7 @@ impl Which {
             let (chunks, read) = (end.chunks, bytes(end.bytes));
             print(&format!("{chunks} chunks, {read}, in {:.1} s: {found}\n", took.as_secs_f64()))?;
         }
-        Ok(if end.failed > 0 { ExitCode::from(DAMAGE_FOUND) } else { ExitCode::SUCCESS })
+        Ok(if end.failed > 0 { ExitCode::from(VERIFICATION_FAILED) } else { ExitCode::SUCCESS })
     }
 }
 

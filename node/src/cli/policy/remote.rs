@@ -76,8 +76,12 @@ fn table(list: &Value) -> String {
             None | Some("closed") => String::new(),
             Some(_) => "rests, since it failed too often".to_owned(),
         };
+        let restoring = slot["restoring"] == json!(true);
+        let meanwhile = || "restoring: what decided before the start is being compiled".to_owned();
         match &slot["decides"] {
+            Value::Null if restoring => line(&world, &json!("built-in"), "decides", meanwhile()),
             Value::Null => line(&world, &json!("built-in"), "decides", String::new()),
+            policy if restoring => line(&world, policy, "decides", meanwhile()),
             policy => line(&world, policy, "decides", breaker(policy)),
         }
         if let candidate @ Value::Object(_) = &slot["candidate"] {

@@ -2,7 +2,8 @@
 //!
 //! Each call is made as on a node with the default configuration, with the clock that was recorded and
 //! with what was looked up then. Where a version has no verdict, the built-in one stands in for it, as
-//! it would on the node; it is compared, too, and the call is counted by its cause.
+//! it would on the node; it is compared, too, and the call is counted by its cause. That versions differ
+//! is no failure; that a recorded verdict does not come again is, where that is asked for.
 
 #[cfg(test)]
 mod samples;
@@ -28,7 +29,7 @@ use self::tally::{Asked, Said, Tally};
 use self::verified::Verified;
 use super::load::{Sandbox, package};
 use super::test::plain;
-use crate::cli::print;
+use crate::cli::{VERIFICATION_FAILED, print};
 
 /// Calls of a decision that runs out of time: on a busy machine that need not be the policy's doing.
 const TRIES: u32 = 3;
@@ -47,7 +48,8 @@ pub(in crate::cli) struct Replay {
     /// What a node has recorded: a file, or the folder `policy.decisions.record_dir`
     #[arg(long, value_name = "FILE|DIR")]
     recording: PathBuf,
-    /// Say whether the verdicts that NEW gave when it was recorded come again, byte for byte
+    /// Say whether the verdicts that NEW gave when it was recorded come again, byte for byte; exit with
+    /// 3 when one does not
     #[arg(long)]
     verify: bool,
     /// Differences that are shown, for each world
@@ -80,7 +82,7 @@ impl Replay {
             print(&replayed.told(new, old))?;
         }
         let failed = replayed.verified.as_ref().is_some_and(Verified::failed);
-        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(if failed { ExitCode::from(VERIFICATION_FAILED) } else { ExitCode::SUCCESS })
     }
 }
 
