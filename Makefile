@@ -51,7 +51,7 @@ if (( $${#missing[@]} )); then
 fi
 endef
 
-.PHONY: help setup setup-test setup-lint build policies run test lint lint-fast audit bench fuzz clean
+.PHONY: help setup setup-test setup-lint build policies run test lint lint-fast audit bench fuzz fuzz-test clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,7 +67,9 @@ setup: ## install what a build needs (Debian packages; only those that are missi
 
 setup-test: setup ## install what the tests need
 	@$(call install, nginx=nginx wrk=wrk nodejs=node npm=npm e2fsprogs=mkfs.ext4 mount=mount \
-	    util-linux=prlimit iproute2=ss procps=pgrep python3-venv=/usr/lib/python3.*/ensurepip)
+	    util-linux=prlimit iproute2=ss procps=pgrep python3-venv=/usr/lib/python3.*/ensurepip \
+	    aria2=aria2c transmission-cli=transmission-cli \
+	    python3-libtorrent=/usr/lib/python3/dist-packages/libtorrent*.so)
 	if [[ ! -f $(SKERRY_CACHE_TESTS)/cli.mjs ]]; then
 	    echo "installing http-cache-tests $(SUITE) from npm"
 	    mkdir -p $(CACHE)/http-cache-tests
@@ -121,7 +123,7 @@ policies: setup ## build the default policies' modules
 	fi
 	cargo build --release --target wasm32-unknown-unknown $(POLICIES)
 
-test: setup-test policies ## run every test
+test: setup-test policies fuzz-test ## run every test
 	@cargo build $(ALL) --bins
 	cargo nextest run $(ALL)
 
@@ -145,16 +147,41 @@ bench: setup-test policies ## the store, policies, and the node against nginx (a
 COUNTERS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table
 FUZZ_SECONDS ?= 60
+CODECS := $(notdir $(basename $(wildcard tests/fuzz/codecs/src/bin/*.rs)))
+FUZZ_TARGETS ?= $(CODECS) manifest loader
 
-fuzz: setup ## fuzz the readers of policies (FUZZ_SECONDS for each)
-	@cd tests/fuzz
-	export CARGO_TARGET_DIR=$(CACHE)/fuzz RUSTFLAGS='$(COUNTERS) --cfg fuzzing -Ccodegen-units=1'
-	cargo build --release --target x86_64-unknown-linux-gnu
-	for target in manifest loader; do
-	    mkdir -p "$(CACHE)/fuzz/corpus/$$target"
-	    "$(CACHE)/fuzz/x86_64-unknown-linux-gnu/release/$$target" -max_total_time=$(FUZZ_SECONDS) -timeout=20 \
-	        -artifact_prefix="$(CACHE)/fuzz/$$target-" "$(CACHE)/fuzz/corpus/$$target"
-	done
+# Builds the fuzz targets and runs those named, two at a time. Each begins with the inputs of the repository
+# and what it found before, and says in one line what it did; of one that fails the log is shown.
+define fuzz
+export FUZZ=$(CACHE)/fuzz
+for package in skerry-fuzz-codecs $(if $(filter-out $(CODECS),$(1)),skerry-fuzz); do
+    (cd tests/fuzz && CARGO_TARGET_DIR=$$FUZZ RUSTFLAGS='$(COUNTERS) --cfg fuzzing -Ccodegen-units=1' \
+        cargo build --release --target x86_64-unknown-linux-gnu -p "$$package")
+done
+run() {
+    kept=tests/fuzz/corpus/$$1 found=$$FUZZ/corpus/$$1 log=$$FUZZ/$$1.log
+    program=$$FUZZ/x86_64-unknown-linux-gnu/release/$$1
+    mkdir -p "$$found"
+    [[ ! -d $$kept ]] || cp -r "$$kept/." "$$found"
+    if ! "$$program" -max_total_time=$(FUZZ_SECONDS) -timeout=20 -artifact_prefix="$$FUZZ/$$1-" "$$found" \
+        >"$$log" 2>&1; then
+        sed '/^#/d' "$$log" | tail -n 40
+        input=$$(sed -n 's/.*Test unit written to //p' "$$log")
+        echo "fuzz $$1: failed; run it again with $$program $${input:-(no input was written)}"
+        return 1
+    fi
+    last='^#([0-9]+)\s+DONE.* cov: ([0-9]+) .* corp: ([0-9]+)/(\S+) .*'
+    sed -nE "s|$$last|fuzz $$1: \1 executions, coverage \2, \3 inputs of \4 in all|p" "$$log" | grep .
+}
+export -f run
+printf '%s\n' $(1) | xargs -P 2 -I{} bash -eu -o pipefail -c 'run {}'
+endef
+
+fuzz: setup ## fuzz whatever reads bytes (FUZZ_SECONDS for each of FUZZ_TARGETS)
+	@$(call fuzz,$(FUZZ_TARGETS))
+
+fuzz-test: setup
+	@$(call fuzz,$(CODECS))
 
 clean: ## remove build output and what `make run` made; tools stay
 	@rm -rf -- "$(CARGO_TARGET_DIR)" "$(CACHE)/run" "$(CACHE)/sample"

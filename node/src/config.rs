@@ -9,7 +9,11 @@ use skerry_cache::{CacheConfig, SiteConfig};
 use skerry_core::Error;
 use skerry_core::config::{self, AdminConfig, LogConfig, NodeConfig, PublicConfig};
 use skerry_policy::PolicyConfig;
+use skerry_registry::RegistryConfig;
+use skerry_selector::SelectorConfig;
 use skerry_store::StoreConfig;
+use skerry_superpeer::SuperPeerConfig;
+use skerry_tracker::TrackerConfig;
 
 /// A day is more than any drain needs.
 const LONGEST_DRAIN: u64 = 86_400;
@@ -33,6 +37,14 @@ pub struct Config {
     pub cache: CacheConfig,
     /// `[policy]`.
     pub policy: PolicyConfig,
+    /// `[superpeer]`.
+    pub superpeer: SuperPeerConfig,
+    /// `[registry]`.
+    pub registry: RegistryConfig,
+    /// `[selector]`.
+    pub selector: SelectorConfig,
+    /// `[tracker]`.
+    pub tracker: TrackerConfig,
     /// `[sites.NAME]`, by host name; `default` takes every other host.
     pub sites: BTreeMap<String, SiteConfig>,
 }
@@ -58,6 +70,10 @@ pub fn default_text() -> String {
         config::commented("policy.breaker", &config.policy.breaker),
         config::commented("policy.rollout", &config.policy.rollout),
         config::commented("policy.decisions", &config.policy.decisions),
+        config::commented("superpeer", &config.superpeer),
+        config::commented("tracker", &config.tracker),
+        config::commented("selector", &config.selector),
+        config::commented("registry", &config.registry) + skerry_registry::config::LINKS_SAMPLE,
         config::commented("sites.default", &sample_site()),
     ];
     let mut text = String::from(
@@ -93,6 +109,10 @@ impl Config {
         self.store.check().map_err(owned)?;
         self.cache.check().map_err(owned)?;
         self.policy.check().map_err(owned)?;
+        self.superpeer.check().map_err(owned)?;
+        self.tracker.check().map_err(owned)?;
+        self.selector.check().map_err(owned)?;
+        self.registry.check().map_err(owned)?;
         for (name, site) in &self.sites {
             site.check().map_err(|(key, reason)| (format!("sites.{name}.{key}"), reason))?;
             site.over(&self.cache).check().map_err(|(key, reason)| {

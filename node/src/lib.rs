@@ -9,6 +9,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod fleet;
 pub mod listeners;
 pub mod reload;
 pub mod roles;

@@ -1,6 +1,6 @@
 //! The node's listening sockets, the threads that serve them, and the file that tells where they are.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -14,6 +14,7 @@ use skerry_core::listen::{Activated, Bound, bind};
 use skerry_core::metrics::ConnectionMetrics;
 use skerry_core::tls::Reloadable;
 use skerry_core::worker::{self, Handler, Shared, Socket};
+use skerry_tracker::udp::bind_udp;
 
 use crate::config::Config;
 
@@ -22,12 +23,16 @@ pub struct Listeners {
     public: Vec<Bound>,
     tls: Vec<Bound>,
     admin: Vec<Bound>,
+    peers: Vec<Bound>,
+    tracker: Vec<Bound>,
+    /// For each worker, on the ports of `tracker`.
+    tracker_udp: Vec<Vec<UdpSocket>>,
     /// The certificate of the TLS listeners, when there are any.
     pub certificate: Option<Reloadable>,
 }
 
 impl Listeners {
-    /// Takes systemd's sockets by name (`public`, `tls`, `admin`), else binds what is configured.
+    /// Takes systemd's sockets by name (`public`, `tls`, `admin`, `peers`, `tracker`), else binds what is configured.
     pub fn bind(config: &Config, workers: usize) -> anyhow::Result<Self> {
         let mut activated = Activated::from_environment().context("cannot take the sockets of systemd")?;
         let mut bound = |name: &str,
@@ -56,24 +61,83 @@ impl Listeners {
                 bound.address
             );
         }
+        let peers = match config.superpeer.enabled {
+            true => bound("peers", &config.superpeer.listen, workers, "superpeer.listen")?,
+            false => Vec::new(),
+        };
+        let trackers = match config.tracker.workers {
+            0 => workers,
+            chosen => chosen,
+        };
+        let mut tracker = Vec::new();
+        let mut tracker_udp: Vec<Vec<UdpSocket>> = (0..trackers).map(|_| Vec::new()).collect();
+        if config.tracker.enabled {
+            tracker = bound("tracker", &config.tracker.listen, trackers, "tracker.listen")?;
+            for one in &tracker {
+                for (share, socket) in tracker_udp.iter_mut().zip(bind_udp(one.address, trackers)?) {
+                    share.push(socket);
+                }
+            }
+        }
         let certificate = if tls.is_empty() { None } else { Some(Reloadable::load(&config.public)?) };
-        Ok(Self { public, tls, admin, certificate })
+        Ok(Self { public, tls, admin, peers, tracker, tracker_udp, certificate })
     }
 
     /// Addresses by listener, with their real ports: what `/status` and `listeners.json` tell.
     pub fn addresses(&self) -> serde_json::Value {
         let texts = |bound: &[Bound]| bound.iter().map(|one| one.address.to_string()).collect::<Vec<_>>();
         let admin = self.admin.first().map(|one| one.address.to_string());
-        serde_json::json!({ "public": texts(&self.public), "tls": texts(&self.tls), "admin": admin })
+        serde_json::json!({
+            "public": texts(&self.public),
+            "tls": texts(&self.tls),
+            "admin": admin,
+            "peers": texts(&self.peers),
+            "tracker": texts(&self.tracker),
+        })
     }
 
     /// One line for each listener.
     pub fn log(&self) {
-        for (name, listeners) in [("public", &self.public), ("tls", &self.tls), ("admin", &self.admin)] {
+        let all = [
+            ("public", &self.public),
+            ("tls", &self.tls),
+            ("admin", &self.admin),
+            ("peers", &self.peers),
+            ("tracker", &self.tracker),
+        ];
+        for (name, listeners) in all {
             for one in listeners {
                 log::info!(listener:% = name, address:% = one.address; "listening");
             }
         }
+    }
+
+    /// Where peers connect to.
+    pub fn peer_addresses(&self) -> Vec<SocketAddr> {
+        self.peers.iter().map(|one| one.address).collect()
+    }
+
+    /// Takes the tracker's sockets: a share of HTTP and one of UDP for every one of its workers.
+    pub fn take_tracker(&mut self) -> Vec<(Vec<Socket>, Vec<UdpSocket>)> {
+        let udp = std::mem::take(&mut self.tracker_udp);
+        let mut shares: Vec<_> = udp.into_iter().map(|udp| (Vec::new(), udp)).collect();
+        for bound in std::mem::take(&mut self.tracker) {
+            for (share, listener) in shares.iter_mut().zip(bound.sockets) {
+                share.0.push(Socket { listener, tls: None });
+            }
+        }
+        shares
+    }
+
+    /// Takes the sockets of the peer wire: a share for every worker.
+    pub fn take_peers(&mut self, workers: usize) -> Vec<Vec<TcpListener>> {
+        let mut shares: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+        for bound in std::mem::take(&mut self.peers) {
+            for (share, listener) in shares.iter_mut().zip(bound.sockets) {
+                share.push(listener);
+            }
+        }
+        shares
     }
 
     /// The sockets of every worker, and those of the admin thread.
@@ -120,16 +184,28 @@ pub fn serve<H: Handler>(
     shared: Arc<Shared<H>>,
     sockets: Vec<Socket>,
     node: (Lifecycle, Duration),
-) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
+) -> std::io::Result<Thread> {
+    start(name, node, move || worker::run(shared, sockets))
+}
+
+/// Starts a thread that is a part of the node, as [`serve`] does.
+pub fn start(
+    name: String,
+    node: (Lifecycle, Duration),
+    run: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+) -> std::io::Result<Thread> {
     let ends = Ends { lifecycle: node.0, within: node.1 };
     std::thread::Builder::new().name(name).spawn(move || {
         let _ends = ends;
-        worker::run(shared, sockets)
+        run()
     })
 }
 
+/// A thread that serves.
+pub type Thread = JoinHandle<std::io::Result<()>>;
+
 /// Waits for such a thread; false when it did not end in order.
-pub fn joined(thread: JoinHandle<std::io::Result<()>>) -> bool {
+pub fn joined(thread: Thread) -> bool {
     let name = thread.thread().name().unwrap_or("a thread").to_owned();
     match thread.join() {
         Ok(Ok(())) => true,

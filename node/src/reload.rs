@@ -16,7 +16,8 @@ use crate::config::{self, Config};
 /// Tables that are taken up whole.
 const TABLES: [&str; 2] = ["cache", "sites"];
 /// Keys of other tables that are taken up. The certificate's count while TLS is served.
-const KEYS: [&str; 3] = ["log.level", "public.tls_certificate_file", "public.tls_key_file"];
+const KEYS: [&str; 4] =
+    ["log.level", "public.tls_certificate_file", "public.tls_key_file", "public.tls_client_ca_file"];
 
 /// Takes up the configuration again and again.
 pub struct Reload {

@@ -1,15 +1,24 @@
 //! The only list of roles that a node runs.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use prometheus::Registry;
+use skerry_cache::hold::FromOrigin;
+use skerry_cache::resources::Resources;
 use skerry_cache::{Cache, Parts};
 use skerry_core::Role;
+use skerry_core::api::{Api, Apis};
 use skerry_policy::{Policies, PolicyRole};
-use skerry_store::{Store, StoreRole};
+use skerry_registry::{RegistryRole, Transport};
+use skerry_selector::{Selector, SelectorRole};
+use skerry_store::{Catalogue, Store, StoreRole};
+use skerry_superpeer::SuperPeer;
+use skerry_tracker::{Tracker, TrackerRole};
 use tokio::runtime::Handle;
 
 use crate::config::Config;
+use crate::fleet::{self, FromFleet, Https, tell_holdings};
 
 /// What a node runs.
 pub struct Roles {
@@ -19,12 +28,26 @@ pub struct Roles {
     pub cache: Arc<Cache>,
     /// Decide what goes where.
     pub policies: Policies,
+    /// Serves peers, when it is to.
+    pub superpeer: Option<Arc<SuperPeer>>,
+    /// Tells peers of each other, when it is to.
+    pub tracker: Option<Arc<Tracker>>,
     policy: Arc<PolicyRole>,
+    registry: Arc<RegistryRole>,
+    selector: Option<Arc<SelectorRole>>,
+    tracker_role: Option<Arc<TrackerRole>>,
+    resources: Arc<Resources>,
 }
 
 impl Roles {
-    /// Opens the store and builds the roles over it; `background` runs what belongs to no connection.
-    pub fn new(config: &Config, registry: &Registry, background: &Handle) -> anyhow::Result<Self> {
+    /// Opens the store and builds the roles over it; `background` runs what belongs to no connection,
+    /// and `peers` are the addresses of the peer wire.
+    pub fn new(
+        config: &Config,
+        registry: &Registry,
+        background: &Handle,
+        peers: &[SocketAddr],
+    ) -> anyhow::Result<Self> {
         let store = Store::open(&config.node.data_dir, &config.store, registry)?;
         let cache = Cache::new(Parts {
             config: config.cache.clone(),
@@ -40,11 +63,95 @@ impl Roles {
         let worker = "/proc/self/exe".into();
         let policies = Policies::new(config.policy.clone(), &folder, Some(worker), registry)?;
         let policy = Arc::new(PolicyRole::new(policies.clone()));
-        Ok(Self { store, cache, policies, policy })
+        let catalogue = Catalogue::open(store.clone())?;
+        if config.superpeer.refill {
+            catalogue.refill_from(Arc::new(FromOrigin(cache.clone())));
+        }
+        let trackers = match config.superpeer.trackers.as_slice() {
+            [] => config.selector.trackers.clone(),
+            named => named.to_vec(),
+        };
+        let resources = Resources::new(cache.clone(), catalogue.clone(), trackers);
+        let superpeer = match config.superpeer.enabled {
+            true => Some(SuperPeer::new(config.superpeer.clone(), catalogue.clone(), registry)?),
+            false => None,
+        };
+        let fleet_role = Arc::new(RegistryRole::open(skerry_registry::Parts {
+            config: &config.registry,
+            node: fleet::description(config, peers),
+            id: &config.node.name,
+            data_dir: &config.node.data_dir,
+            registry,
+        })?);
+        // The tracker needs its map even where it routes nobody.
+        let selector = match config.selector.enabled || config.tracker.enabled {
+            true => Some(Selector::new(skerry_selector::Parts {
+                config: config.selector.clone(),
+                node: config.node.name.clone(),
+                fleet: fleet_role.fleet().clone(),
+                policies: policies.clone(),
+                registry,
+            })?),
+            false => None,
+        };
+        let tracker = match selector.clone().filter(|_| config.tracker.enabled) {
+            Some(selector) => Some(Arc::new(Tracker::new(skerry_tracker::Parts {
+                config: config.tracker.clone(),
+                super_peers: Arc::new(FromFleet::new(
+                    fleet_role.fleet().clone(),
+                    selector,
+                    fleet_role.control().cloned(),
+                )),
+                policies: Some(policies.clone()),
+                registry,
+            })?)),
+            None => None,
+        };
+        let tracker_role = tracker.clone().map(TrackerRole::new).transpose()?.map(Arc::new);
+        let mut apis: Vec<Arc<dyn Api>> = vec![resources.clone(), fleet_role.endpoint().clone()];
+        apis.extend(selector.clone().filter(|_| config.selector.enabled).map(|api| api as Arc<dyn Api>));
+        cache.publish(Apis::new(apis));
+        if let Some(selector) =
+            selector.clone().filter(|_| config.selector.enabled && config.selector.redirect)
+        {
+            cache.send_on(selector);
+        }
+        let selector = selector.map(SelectorRole::new).transpose()?.map(Arc::new);
+        let transport = match config.registry.control_url.is_empty() {
+            true => None,
+            false => Some(Https::new(&config.registry)? as Arc<dyn Transport>),
+        };
+        fleet_role.start(background, transport);
+        if let Some(membership) = fleet_role.membership() {
+            background.spawn(tell_holdings(catalogue, membership.clone()));
+        }
+        Ok(Self {
+            store,
+            cache,
+            policies,
+            superpeer,
+            tracker,
+            policy,
+            registry: fleet_role,
+            selector,
+            tracker_role,
+            resources,
+        })
     }
 
     /// Every role, as the admin listener and the drain see them.
     pub fn list(&self) -> Vec<Arc<dyn Role>> {
-        vec![Arc::new(StoreRole(self.store.clone())), self.cache.clone(), self.policy.clone()]
+        let store = Arc::new(StoreRole(self.store.clone()));
+        let mut list: Vec<Arc<dyn Role>> = vec![
+            store,
+            self.cache.clone(),
+            self.resources.clone(),
+            self.policy.clone(),
+            self.registry.clone(),
+        ];
+        list.extend(self.superpeer.clone().map(|role| role as Arc<dyn Role>));
+        list.extend(self.selector.clone().map(|role| role as Arc<dyn Role>));
+        list.extend(self.tracker_role.clone().map(|role| role as Arc<dyn Role>));
+        list
     }
 }

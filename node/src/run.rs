@@ -11,6 +11,8 @@ use skerry_core::lifecycle::{Ask, Lifecycle, Phase, Signals};
 use skerry_core::metrics::{self, ConnectionMetrics};
 use skerry_core::{Role, logging, notify, tls};
 use skerry_store::Store;
+use skerry_tracker::TrackerHttp;
+use skerry_tracker::udp::{self, ConnectionIds, Server};
 use tokio::runtime::Runtime;
 
 use crate::VERSION;
@@ -44,6 +46,12 @@ pub fn dry_run(path: &Path) -> anyhow::Result<String> {
         }
     }
     text.push_str(&format!("  would listen on {} (admin)\n", config.admin.listen));
+    for address in config.superpeer.listen.iter().filter(|_| config.superpeer.enabled) {
+        text.push_str(&format!("  would listen on {address} (peers)\n"));
+    }
+    for address in config.tracker.listen.iter().filter(|_| config.tracker.enabled) {
+        text.push_str(&format!("  would listen on {address} (tracker, TCP and UDP)\n"));
+    }
     for (name, site) in &config.sites {
         text.push_str(&format!("  would cache {} as site {name}\n", site.origin));
     }
@@ -67,10 +75,10 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         chosen => chosen,
     };
     // Sockets before the store: a port in use leaves no trace on the disk.
-    let listeners = Listeners::bind(&config, workers)?;
+    let mut listeners = Listeners::bind(&config, workers)?;
     let registry = Registry::new();
     metrics::register_build_info(&registry, VERSION)?;
-    let roles = Roles::new(&config, &registry, background.handle())?;
+    let roles = Roles::new(&config, &registry, background.handle(), &listeners.peer_addresses())?;
     // The store's lock is ours, so whatever stands there is of a node that is gone.
     Announced::clear(&config.node.data_dir);
 
@@ -108,6 +116,8 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         ConnectionMetrics::new(&registry, "admin")?,
     );
 
+    let peer_sockets = listeners.take_peers(workers);
+    let tracker_sockets = listeners.take_tracker();
     let (shares, admin_sockets) = listeners.split(workers);
     let node = (lifecycle.clone(), drain);
     let admin = listeners::serve("admin".into(), admin, admin_sockets, node.clone())
@@ -118,6 +128,37 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         match listeners::serve(format!("worker-{number}"), public.clone(), sockets, node.clone()) {
             Ok(thread) => serving.push(thread),
             Err(error) => started = Err(error).context("cannot start a worker"),
+        }
+    }
+    if let Some(superpeer) = &roles.superpeer {
+        for (number, sockets) in peer_sockets.into_iter().enumerate() {
+            let (superpeer, phase) = (superpeer.clone(), lifecycle.clone());
+            let run = move || superpeer.run(sockets, phase, number == 0);
+            match listeners::start(format!("peers-{number}"), node.clone(), run) {
+                Ok(thread) => serving.push(thread),
+                Err(error) => started = Err(error).context("cannot start a thread for peers"),
+            }
+        }
+    }
+    if let Some(tracker) = &roles.tracker {
+        let handler = Arc::new(TrackerHttp::new(tracker.clone()));
+        let metrics = ConnectionMetrics::new(&registry, "tracker")?;
+        let http = listeners::shared(handler, config.public.clone(), lifecycle.clone(), metrics);
+        let ids = Arc::new(ConnectionIds::default());
+        for (number, (http_sockets, udp_sockets)) in tracker_sockets.into_iter().enumerate() {
+            let name = format!("tracker-{number}");
+            let mut threads = vec![listeners::serve(name, http.clone(), http_sockets, node.clone())];
+            for socket in udp_sockets {
+                let (server, phase) = (Server::new(tracker.clone(), ids.clone()), lifecycle.clone());
+                let run = move || udp::serve(&socket, server, &phase);
+                threads.push(listeners::start(format!("tracker-udp-{number}"), node.clone(), run));
+            }
+            for thread in threads {
+                match thread {
+                    Ok(thread) => serving.push(thread),
+                    Err(error) => started = Err(error).context("cannot start a thread for the tracker"),
+                }
+            }
         }
     }
     let announced = started.and_then(|()| {

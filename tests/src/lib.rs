@@ -8,6 +8,7 @@
 //! - [`client`]: a hyper client, for many requests at once.
 //! - [`content`]: bytes that are known at every offset, so that wrong ones are noticed.
 //! - [`policies`]: packaged and signed policies.
+//! - [`peers`]: aria2, Transmission and libtorrent.
 //! - [`wait`]: polling with a bound, in place of sleeping.
 
 pub mod client;
@@ -15,6 +16,7 @@ pub mod content;
 mod exposition;
 pub mod node;
 pub mod origin;
+pub mod peers;
 pub mod policies;
 pub mod process;
 pub mod raw;

@@ -130,6 +130,10 @@ struct Listeners {
     public: Vec<SocketAddr>,
     #[serde(default)]
     tls: Vec<SocketAddr>,
+    #[serde(default)]
+    peers: Vec<SocketAddr>,
+    #[serde(default)]
+    tracker: Vec<SocketAddr>,
     admin: SocketAddr,
 }
 
@@ -256,6 +260,16 @@ impl Node {
     /// The first TLS listener.
     pub fn tls(&self) -> SocketAddr {
         self.listeners().tls[0]
+    }
+
+    /// The listeners for BitTorrent peers.
+    pub fn peers(&self) -> &[SocketAddr] {
+        &self.listeners().peers
+    }
+
+    /// The tracker's listeners; each takes HTTP by TCP and the UDP protocol on one port.
+    pub fn tracker(&self) -> &[SocketAddr] {
+        &self.listeners().tracker
     }
 
     /// The admin listener.

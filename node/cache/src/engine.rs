@@ -1,8 +1,8 @@
 //! The sequence of a request: site, object, what may be done, answer.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -10,6 +10,8 @@ use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use parking_lot::Mutex;
 use prometheus::Registry;
+use skerry_core::api::{Apis, Call, Elsewhere};
+use skerry_core::connection::Connection;
 use skerry_core::{Body, problem};
 use skerry_store::Store;
 
@@ -18,6 +20,7 @@ use crate::body::Source;
 use crate::config::{CacheConfig, SiteConfig};
 use crate::error::CacheError;
 use crate::fetch::Flights;
+use crate::hold::Tickets;
 use crate::index::{Index, Key};
 use crate::lane::Tallies;
 use crate::metrics::{CacheResult, Metrics};
@@ -61,6 +64,9 @@ pub struct Cache {
     pub(crate) index: Index,
     pub(crate) flights: Flights,
     pub(crate) apart: Apart,
+    pub(crate) tickets: Tickets,
+    apis: OnceLock<Apis>,
+    pub(crate) elsewhere: OnceLock<Arc<dyn Elsewhere>>,
     pub(crate) background: tokio::runtime::Handle,
     pub(crate) node_name: String,
     client: HttpClient,
@@ -115,6 +121,9 @@ impl Cache {
             store: parts.store,
             flights: Flights::default(),
             apart: Apart::default(),
+            tickets: Tickets::default(),
+            apis: OnceLock::new(),
+            elsewhere: OnceLock::new(),
             background: parts.background,
             node_name: parts.node_name,
             client,
@@ -137,7 +146,22 @@ impl Cache {
         Ok(())
     }
 
-    pub(crate) async fn route(self: &Arc<Self>, request: Request<Body>) -> (Option<Arc<Site>>, Done) {
+    /// Serves the other roles' parts of the public API, below `/.skerry/v1/`. Once, before requests come.
+    pub fn publish(&self, apis: Apis) {
+        let _ = self.apis.set(apis);
+    }
+
+    /// Sends clients to other nodes where that is better. Once, before requests come. From then on every
+    /// request takes the long way.
+    pub fn send_on(&self, elsewhere: Arc<dyn Elsewhere>) {
+        let _ = self.elsewhere.set(elsewhere);
+    }
+
+    pub(crate) async fn route(
+        self: &Arc<Self>,
+        request: Request<Body>,
+        connection: &Connection,
+    ) -> (Option<Arc<Site>>, Done) {
         let refuse = |status, detail: &str| Done {
             response: problem::response(status, detail),
             result: CacheResult::Pass,
@@ -156,8 +180,26 @@ impl Cache {
                 return (None, done);
             }
         };
+        if let Some(elsewhere) = self.elsewhere.get()
+            && matches!(*request.method(), Method::GET | Method::HEAD)
+            && let Some(target) = request.uri().path_and_query()
+            && let Some(url) = elsewhere.redirect(&host, target.as_str(), connection.peer)
+            && let Ok(location) = HeaderValue::try_from(url)
+        {
+            let mut response = Response::new(Body::Empty);
+            *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+            response.headers_mut().insert(header::LOCATION, location);
+            // Another client may be better off elsewhere, and this one in a minute.
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            return (None, Done { response, result: CacheResult::Pass });
+        }
         if request.uri().path().starts_with("/.skerry/") {
-            return (None, refuse(StatusCode::NOT_FOUND, "no such path below /.skerry/"));
+            let Some(api) = self.apis.get().and_then(|apis| apis.find(request.uri().path())) else {
+                return (None, refuse(StatusCode::NOT_FOUND, "no such path below /.skerry/"));
+            };
+            let certificate = connection.certificate.clone();
+            let call = Call { request, client: connection.peer, secure: connection.secure, certificate };
+            return (None, Done { response: api.answer(call).await, result: CacheResult::Pass });
         }
         let Some(site) = self.sites.load().find(&host).cloned() else {
             return (None, refuse(StatusCode::MISDIRECTED_REQUEST, "no site of this node has that host"));

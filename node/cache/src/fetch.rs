@@ -270,7 +270,9 @@ impl Cache {
             policy: &ask.site.policy,
         })?;
         let limit = ask.site.config.max_object_bytes;
-        if limit > 0 && declared_length(response).is_some_and(|length| length > limit) {
+        // What somebody wants held may be as long as it is.
+        let held = self.tickets.get(&ask.key).is_some();
+        if limit > 0 && !held && declared_length(response).is_some_and(|length| length > limit) {
             return Err(NotStorable::NoStore);
         }
         if status != StatusCode::PARTIAL_CONTENT {

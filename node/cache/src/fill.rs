@@ -116,6 +116,12 @@ impl Fill {
         self.changed(state);
     }
 
+    /// Waits until all of it that is kept is in the store, or it has failed.
+    pub async fn ended(&self) {
+        let mut changed = self.version.subscribe();
+        while self.state.lock().end.is_none() && changed.changed().await.is_ok() {}
+    }
+
     /// How many clients read it.
     pub fn readers(&self) -> usize {
         self.state.lock().readers.len()

@@ -71,6 +71,7 @@ impl Cache {
         if request.method() != Method::GET
             || request.uri().authority().is_some()
             || !request.body().is_end_stream()
+            || self.elsewhere.get().is_some()
         {
             return None;
         }
@@ -127,7 +128,7 @@ impl Cache {
     ) -> Response<Body> {
         let method = request.method().clone();
         let access = self.access_log.then(|| Access::of(&request, &connection));
-        let (site, mut done) = self.route(request).await;
+        let (site, mut done) = self.route(request, &connection).await;
         if !done.response.headers().contains_key("cache-status") {
             CacheStatus { fwd: Some(Fwd::Bypass), ..CacheStatus::default() }
                 .append_to(done.response.headers_mut());

@@ -76,7 +76,11 @@ impl HotLane {
 impl Lane for HotLane {
     fn answer(&mut self, request: &Plain<'_>, head: &mut Vec<u8>) -> Option<AtOnce> {
         let cache = &self.cache;
-        if cache.access_log || !is_plain(request.host) || request.target.starts_with("/.skerry/") {
+        if cache.access_log
+            || cache.elsewhere.get().is_some()
+            || !is_plain(request.host)
+            || request.target.starts_with("/.skerry/")
+        {
             return None;
         }
         if request.fields.iter().any(|field| takes_the_long_way(field.name)) {

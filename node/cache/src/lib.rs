@@ -20,6 +20,7 @@ pub mod fetch;
 pub mod fill;
 mod forward;
 mod hit;
+pub mod hold;
 mod holding;
 pub mod index;
 mod lane;
@@ -30,6 +31,7 @@ mod pass;
 mod pump;
 pub mod purge;
 pub mod request;
+pub mod resources;
 pub mod rfc;
 pub mod site;
 

@@ -91,6 +91,14 @@ impl Content {
         self.fills.lock().iter().any(|fill| fill.strong_count() > 0)
     }
 
+    /// Waits for the fills that run now.
+    pub async fn filled(&self) {
+        let fills: Vec<_> = self.fills.lock().iter().filter_map(std::sync::Weak::upgrade).collect();
+        for fill in fills {
+            fill.ended().await;
+        }
+    }
+
     /// A running fill that has, or will have, the byte at `position`.
     pub fn fill_at(&self, position: u64) -> Option<Arc<Fill>> {
         let mut fills = self.fills.lock();

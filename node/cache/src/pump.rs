@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -13,6 +14,7 @@ use crate::engine::Cache;
 use crate::error::FetchError;
 use crate::extent::Extent;
 use crate::fill::Fill;
+use crate::hold::Ticket;
 use crate::index::Key;
 use crate::object::{Object, Variant};
 use crate::site::Site;
@@ -46,6 +48,7 @@ impl Cache {
             ingest: (bytes.start == 0).then(|| Ingest::new(self.store.config().chunk_bytes)),
             storing: None,
             kept: true,
+            ticket: self.tickets.get(key),
         };
         let whole = bytes.start == 0 && object.body.length().is_none_or(|length| bytes.end >= length);
         let mut end = pump.run(site, &bytes, body, &mut place).await;
@@ -94,6 +97,8 @@ struct Pump<'a> {
     ingest: Option<Ingest>,
     storing: Option<(Storing, u64, u32)>,
     kept: bool,
+    /// Somebody wants it held: its chunks are pinned as they come, at the pace that is asked for.
+    ticket: Option<Arc<Ticket>>,
 }
 
 impl Pump<'_> {
@@ -117,7 +122,8 @@ impl Pump<'_> {
                 Err(_) => return Err(FetchError::TimedOut("send the next piece of the body")),
             };
             let Ok(mut data) = frame.into_data() else { continue };
-            site.metrics.origin_bytes.inc_by(data.len() as u64);
+            let read = data.len() as u64;
+            site.metrics.origin_bytes.inc_by(read);
             let room = bytes.end.saturating_sub(self.fill.received());
             if data.len() as u64 > room {
                 data.truncate(room as usize);
@@ -134,7 +140,11 @@ impl Pump<'_> {
                 }
             }
             let received = self.fill.received();
-            if limit > 0 && received > limit && self.kept {
+            if let Some(ticket) = self.ticket.as_ref().filter(|ticket| ticket.rate.limits()) {
+                let wait = ticket.rate.charge(read, Instant::now());
+                tokio::time::sleep(wait).await;
+            }
+            if limit > 0 && received > limit && self.kept && self.ticket.is_none() {
                 self.give_up();
                 *place = None;
             }
@@ -173,9 +183,14 @@ impl Pump<'_> {
         self.pending_bytes = 0;
         let store = self.cache.store.clone();
         let mut ingest = self.ingest.take();
+        let index = offset / u64::from(store.config().chunk_bytes);
+        let ticket = self.ticket.clone();
         let storing = tokio::task::spawn_blocking(move || {
             let id = ingest.as_mut().map_or_else(|| ChunkId::of(&bytes), |ingest| ingest.push(&bytes));
-            let located = store.put_blocking(id, &bytes);
+            let located = match ticket {
+                Some(ticket) => store.pin_part_blocking(&ticket.pin, index, id, &bytes),
+                None => store.put_blocking(id, &bytes),
+            };
             (ingest, located)
         });
         self.storing = Some((storing, offset, length));

@@ -74,6 +74,9 @@ pub struct PublicConfig {
     pub tls_certificate_file: PathBuf,
     /// Private key of the certificate, PEM. Read again on SIGHUP.
     pub tls_key_file: PathBuf,
+    /// Certificates (PEM) of an authority whose clients are known by theirs: on a control node, the
+    /// fleet's. Clients without one are served too.
+    pub tls_client_ca_file: PathBuf,
     /// Connections begin with a PROXY protocol v2 header (from a load balancer in front).
     pub proxy_protocol: bool,
     /// Connections open at once; further ones are closed at once and counted.
@@ -95,6 +98,7 @@ impl Default for PublicConfig {
             tls_listen: Vec::new(),
             tls_certificate_file: PathBuf::new(),
             tls_key_file: PathBuf::new(),
+            tls_client_ca_file: PathBuf::new(),
             proxy_protocol: false,
             max_connections: 10_000,
             header_timeout_seconds: 10,

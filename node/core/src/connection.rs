@@ -26,6 +26,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// Whether the client speaks TLS.
     pub secure: bool,
+    /// The client's certificate (DER), verified against `public.tls_client_ca_file`, when it has one.
+    pub certificate: Option<Arc<[u8]>>,
     /// Milliseconds, advanced by the worker's sweep.
     clock: Arc<AtomicU64>,
     /// Requests being answered: at most 1 in HTTP/1.1.
@@ -74,6 +76,7 @@ impl Connection {
         Self {
             peer,
             secure,
+            certificate: None,
             clock,
             active: AtomicU32::new(0),
             in_head: AtomicBool::new(false),

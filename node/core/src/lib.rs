@@ -7,7 +7,9 @@
 //! This crate imports nothing of ours.
 
 pub mod admin;
+pub mod api;
 pub mod body;
+pub mod bucket;
 pub mod config;
 pub mod connection;
 pub mod error;

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use crate::Error;
@@ -53,7 +55,7 @@ fn read(config: &PublicConfig) -> Result<Arc<ServerConfig>, Error> {
     let key = PrivateKeyDer::from_pem_file(&config.tls_key_file)
         .map_err(|error| failed(&config.tls_key_file, "public.tls_key_file", &error))?;
     let mut tls = ServerConfig::builder()
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier(&config.tls_client_ca_file)?)
         .with_single_cert(chain, key)
         .map_err(|error| failed(path, key_name, &error))?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -61,6 +63,22 @@ fn read(config: &PublicConfig) -> Result<Arc<ServerConfig>, Error> {
         rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|error| failed(path, key_name, &error))?;
     tls.send_tls13_tickets = 2;
     Ok(Arc::new(tls))
+}
+
+/// Asks clients for certificates of an authority, and lets those without one in too: what they may do is
+/// for whoever answers them. Without a file nobody is asked.
+fn verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    if path.as_os_str().is_empty() {
+        return Ok(WebPkiClientVerifier::no_client_auth());
+    }
+    let failed = |reason: &dyn std::fmt::Display| failed(path, "public.tls_client_ca_file", reason);
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let mut roots = RootCertStore::empty();
+    for certificate in read.map_err(|error| failed(&error))? {
+        roots.add(certificate).map_err(|error| failed(&error))?;
+    }
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated().build();
+    verifier.map_err(|error| failed(&error))
 }
 
 fn failed(path: &Path, key: &'static str, reason: &dyn std::fmt::Display) -> Error {

@@ -173,13 +173,17 @@ impl<H: Handler> Worker<H> {
             }
         }
         let Some(acceptor) = tls else {
-            return self.http1(stream, self.admit(peer, false, &guard)).await;
+            return self.http1(stream, self.admit(peer, None, &guard)).await;
         };
         match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                self.http2(stream, self.admit(peer, true, &guard)).await;
+            Ok(Ok(stream)) => {
+                let connection = self.admit(peer, Some(stream.get_ref().1), &guard);
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    self.http2(stream, connection).await;
+                } else {
+                    self.http1(stream, connection).await;
+                }
             }
-            Ok(Ok(stream)) => self.http1(stream, self.admit(peer, true, &guard)).await,
             Ok(Err(error)) => {
                 self.shared.metrics.handshake_failures.inc();
                 log::debug!(peer:%; "TLS handshake failed: {error}");
@@ -188,8 +192,16 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    fn admit(&self, peer: SocketAddr, secure: bool, guard: &Open<H>) -> Arc<Connection> {
-        let connection = Arc::new(Connection::new(peer, secure, self.clock.clone()));
+    fn admit(
+        &self,
+        peer: SocketAddr,
+        tls: Option<&rustls::ServerConnection>,
+        guard: &Open<H>,
+    ) -> Arc<Connection> {
+        let mut connection = Connection::new(peer, tls.is_some(), self.clock.clone());
+        let certificate = tls.and_then(|tls| tls.peer_certificates()?.first());
+        connection.certificate = certificate.map(|certificate| certificate.as_ref().into());
+        let connection = Arc::new(connection);
         self.connections.lock().insert(guard.id, connection.clone());
         if matches!(self.shared.lifecycle.phase(), Phase::Draining { .. }) {
             // It has not had the time yet for the one request it is let to make.

@@ -8,11 +8,14 @@ use skerry_core::Error;
 
 mod client;
 mod config;
+mod node;
 mod policy;
+mod progress;
 mod purge;
 mod run;
 mod status;
 mod store;
+mod torrent;
 mod units;
 
 /// Exit code of a verification that found something else than what should be there.
@@ -46,6 +49,12 @@ enum Command {
     /// Look into the chunk store, of a running node or offline
     #[command(subcommand)]
     Store(store::Store),
+    /// Let machines into the fleet, and show its nodes
+    #[command(subcommand)]
+    Node(node::Node),
+    /// Make torrents, show what they say, and check files against them
+    #[command(subcommand)]
+    Torrent(torrent::Torrent),
 }
 
 impl Cli {
@@ -58,6 +67,8 @@ impl Cli {
             Command::Purge(purge) => purge.execute(),
             Command::Policy(policy) => policy.execute(),
             Command::Store(store) => store.execute(),
+            Command::Node(node) => node.execute(),
+            Command::Torrent(torrent) => torrent.execute(),
         }
     }
 }

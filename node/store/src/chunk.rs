@@ -28,6 +28,17 @@ impl ChunkId {
         Self(root(layer))
     }
 
+    /// What a chunk of this id and of `length` bytes is kept under. BEP 52 hashes a leaf as it hashes two
+    /// nodes, so 64 bytes that are two nodes have the id of the longer chunk under them; they are the
+    /// only ones that are kept under another key, so that neither is taken for the other.
+    pub fn kept_as(self, length: usize) -> Self {
+        if length == 64 {
+            Self(Sha256::new_with_prefix("64 bytes of content").chain_update(self.0).finalize().into())
+        } else {
+            self
+        }
+    }
+
     /// The root as seen from a tree `leaves` leaves wide (a power of two), for a chunk of `length`
     /// bytes: what BEP 52's piece layers hold for a last, shorter piece.
     pub fn raised(self, length: usize, leaves: usize) -> Self {
@@ -63,7 +74,7 @@ pub(crate) fn pair(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
 }
 
 /// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes
         .iter()
@@ -127,6 +138,16 @@ mod tests {
         let second: [u8; 32] = Sha256::digest(&bytes[LEAF..]).into();
         let by_hand = root(vec![first, second, zero, zero, zero, zero, zero, zero]);
         assert_eq!(ChunkId::of(&bytes).raised(bytes.len(), 8).0, by_hand);
+    }
+
+    #[test]
+    fn two_nodes_are_not_kept_as_what_is_under_them() {
+        let long = vec![7; 2 * LEAF];
+        let nodes: Vec<u8> = long.chunks(LEAF).flat_map(Sha256::digest).collect();
+        let (short, whole) = (ChunkId::of(&nodes), ChunkId::of(&long));
+        assert_eq!(short, whole);
+        assert_ne!(short.kept_as(nodes.len()), whole.kept_as(long.len()));
+        assert_eq!(whole.kept_as(long.len()), whole);
     }
 
     #[test]

@@ -31,6 +31,7 @@ impl Default for Space {
 impl Inner {
     /// Writes a chunk to the ring, after making room for it. Blocks.
     pub(crate) fn put(&self, id: ChunkId, bytes: &Bytes) -> Result<Located, StoreError> {
+        let id = id.kept_as(bytes.len());
         let pressed = self.free() < self.config.reserve_bytes;
         self.evict(pressed)?;
         if pressed && self.free() < self.config.reserve_bytes {

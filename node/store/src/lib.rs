@@ -9,6 +9,7 @@
 //! [`Store`] is the door: its methods are called from reactor threads and do their disk and hash
 //! work on the runtime's blocking threads.
 
+pub mod catalogue;
 pub mod chunk;
 pub mod config;
 pub mod digest;
@@ -23,8 +24,9 @@ pub mod role;
 pub mod store;
 pub mod verify;
 
+pub use catalogue::{Catalogue, Held};
 pub use chunk::ChunkId;
 pub use config::StoreConfig;
 pub use error::StoreError;
 pub use role::StoreRole;
-pub use store::{Class, Located, ReadAhead, Store};
+pub use store::{Located, ReadAhead, Store};

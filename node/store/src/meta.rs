@@ -35,11 +35,29 @@ pub enum Table {
     /// Cached chunks that were hot when their generation was dropped: chunk id to the generation
     /// that they were written to again.
     Saved,
+    /// Resources that are held: resource id to what is known of it.
+    Resources,
+    /// Torrents whose content is held.
+    Torrents,
+    /// Info-hashes as peers name them, and their keyed forms, to the torrent.
+    InfoHashes,
+    /// What the node was told to hold and how far it is.
+    Preload,
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Objects, Self::Extents, Self::Purges, Self::Pins, Self::PinnedChunks, Self::Saved];
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Objects,
+        Self::Extents,
+        Self::Purges,
+        Self::Pins,
+        Self::PinnedChunks,
+        Self::Saved,
+        Self::Resources,
+        Self::Torrents,
+        Self::InfoHashes,
+        Self::Preload,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -49,6 +67,10 @@ impl Table {
             Self::Pins => "pins",
             Self::PinnedChunks => "pinned-chunks",
             Self::Saved => "saved",
+            Self::Resources => "resources",
+            Self::Torrents => "torrents",
+            Self::InfoHashes => "info-hashes",
+            Self::Preload => "preload",
         }
     }
 }

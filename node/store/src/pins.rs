@@ -2,14 +2,44 @@
 //!
 //! A pinned chunk is copied to the pinned family and counted by the names that hold it. The copy is
 //! on disk before the records are, and the records are synced, so that a pin that was acknowledged
-//! survives a power cut.
+//! survives a power cut. What is pinned as it comes, chunk by chunk, stands under names of
+//! [`PART`] chunks each, so that a long one costs no more a chunk than a short one. The name itself
+//! stands before its parts; chunks that come when it does not, as they may after it was let go of, are
+//! the cache's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::Bytes;
 
 use crate::meta::{Change, Table};
 use crate::store::{Inner, Located};
-use crate::{ChunkId, StoreError};
+use crate::{ChunkId, Store, StoreError};
+
+/// Chunks under one name of what is pinned in parts.
+const PART: u64 = 64;
+
+impl Store {
+    /// Lets chunks be pinned in parts under `name`, until it is let go of. Blocks for the log.
+    pub fn open_parts_blocking(&self, name: &str) -> Result<(), StoreError> {
+        let _one_at_a_time = self.inner().pins.lock();
+        self.meta().put(Table::Pins, &part_prefix(name), b"")
+    }
+
+    /// Bytes that are pinned in parts under `name`. Blocks for short reads of the disk.
+    pub fn pinned_in_parts_blocking(&self, name: &str) -> Result<u64, StoreError> {
+        let mut ids = HashSet::new();
+        self.meta().scan(Table::Pins, &part_prefix(name), |_, value| {
+            ids.extend(postcard::from_bytes::<Vec<ChunkId>>(value).unwrap_or_default());
+            true
+        })?;
+        let mut bytes = 0;
+        for id in ids {
+            bytes += self.meta().get(Table::PinnedChunks, &id.0)?.map_or(0, |record| record_length(&record));
+        }
+        Ok(bytes)
+    }
+}
 
 impl Inner {
     pub(crate) fn pin(&self, name: &str, chunks: &[Located]) -> Result<(), StoreError> {
@@ -52,17 +82,7 @@ impl Inner {
                 return Err(StoreError::Missing(chunk.id));
             };
             let length = bytes.len() as u64;
-            let used = self.ring.pinned.load(Relaxed) + added;
-            if used + length > self.config.pinned_bytes {
-                return Err(StoreError::PinnedFull { used, quota: self.config.pinned_bytes, asked: length });
-            }
-            if self.free() < self.config.reserve_bytes {
-                self.evict(true)?;
-            }
-            if self.free() < self.config.reserve_bytes {
-                return Err(StoreError::DiskFull { free: self.free(), reserve: self.config.reserve_bytes });
-            }
-            self.ring.put_pinned(&chunk.id, &bytes)?;
+            self.copy_to_pinned(&chunk.id, &bytes, added, held.is_some())?;
             // A chunk that was pinned already and had been lost is counted already.
             if held.is_none() {
                 added += length;
@@ -89,6 +109,95 @@ impl Inner {
         self.forget_pinned(&gone)
     }
 
+    /// Writes a chunk to the pinned family, when there is room for it beside `added` bytes. One that is
+    /// `counted` has its room.
+    fn copy_to_pinned(
+        &self,
+        id: &ChunkId,
+        bytes: &[u8],
+        added: u64,
+        counted: bool,
+    ) -> Result<(), StoreError> {
+        let asked = bytes.len() as u64;
+        let used = self.ring.pinned.load(Relaxed) + added;
+        if !counted && used + asked > self.config.pinned_bytes {
+            return Err(StoreError::PinnedFull { used, quota: self.config.pinned_bytes, asked });
+        }
+        if self.free() < self.config.reserve_bytes {
+            self.evict(true)?;
+        }
+        if self.free() < self.config.reserve_bytes {
+            return Err(StoreError::DiskFull { free: self.free(), reserve: self.config.reserve_bytes });
+        }
+        self.ring.put_pinned(id, bytes)
+    }
+
+    pub(crate) fn pin_part(
+        &self,
+        name: &str,
+        index: u64,
+        id: ChunkId,
+        bytes: &Bytes,
+    ) -> Result<Located, StoreError> {
+        let one_at_a_time = self.pins.lock();
+        if self.meta.get(Table::Pins, &part_prefix(name))?.is_none() {
+            drop(one_at_a_time);
+            return self.put(id, bytes);
+        }
+        let id = id.kept_as(bytes.len());
+        let key = part_key(name, index / PART);
+        let part = self.meta.get(Table::Pins, &key)?;
+        let mut part: Vec<ChunkId> =
+            part.and_then(|record| postcard::from_bytes(&record).ok()).unwrap_or_default();
+        let held = self.meta.get(Table::PinnedChunks, &id.0)?.as_deref().and_then(pinned_record);
+        if held.is_none() || !self.ring.holds_pinned(&id)? {
+            self.copy_to_pinned(&id, bytes, 0, held.is_some())?;
+            self.metrics.written.inc_by(bytes.len() as u64);
+        }
+        self.memory.insert(id, bytes.clone(), None);
+        if !part.contains(&id) {
+            part.push(id);
+            let value = postcard::to_stdvec(&part).map_err(|_| StoreError::Record)?;
+            let (count, length) = held.unwrap_or((0, bytes.len() as u64));
+            let changes = [
+                Change::Put(Table::PinnedChunks, id.0.to_vec(), record(count + 1, length)),
+                Change::Put(Table::Pins, key, value),
+            ];
+            self.meta.write(&changes, false)?;
+            if held.is_none() {
+                self.ring.pinned.fetch_add(length, Relaxed);
+            }
+        }
+        Ok(Located { id, generation: None })
+    }
+
+    /// The names that begin with `prefix` and that chunks are, or may be, pinned in parts under.
+    pub(crate) fn part_names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let mut names = Vec::new();
+        self.meta.scan(Table::Pins, prefix.as_bytes(), |key, _| {
+            let name = key.strip_suffix(b"\0").filter(|name| !name.contains(&0));
+            names.extend(name.and_then(|name| String::from_utf8(name.to_vec()).ok()));
+            true
+        })?;
+        Ok(names)
+    }
+
+    pub(crate) fn unpin_parts(&self, name: &str) -> Result<(), StoreError> {
+        let _one_at_a_time = self.pins.lock();
+        let mut parts = Vec::new();
+        self.meta.scan(Table::Pins, &part_prefix(name), |key, value| {
+            parts.push((key.to_vec(), postcard::from_bytes::<Vec<ChunkId>>(value).unwrap_or_default()));
+            true
+        })?;
+        for (key, ids) in parts {
+            let mut changes = vec![Change::Delete(Table::Pins, key)];
+            let gone = self.release(&ids, &mut changes)?;
+            self.meta.write(&changes, false)?;
+            self.forget_pinned(&gone)?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn unpin(&self, name: &str) -> Result<bool, StoreError> {
         let _one_at_a_time = self.pins.lock();
         let Some(value) = self.meta.get(Table::Pins, name.as_bytes())? else { return Ok(false) };
@@ -103,7 +212,7 @@ impl Inner {
     /// Adds the changes that take one pin off each chunk; returns those that no pin holds then.
     fn release(&self, ids: &[ChunkId], changes: &mut Vec<Change>) -> Result<Vec<(ChunkId, u64)>, StoreError> {
         let mut gone = Vec::new();
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for id in ids.iter().filter(|id| seen.insert(**id)) {
             match self.meta.get(Table::PinnedChunks, &id.0)?.as_deref().and_then(pinned_record) {
                 Some((count, length)) if count > 1 => {
@@ -142,6 +251,15 @@ impl Inner {
     }
 }
 
+/// The record of a name that chunks may be pinned in parts under, and how the keys of its parts begin.
+fn part_prefix(name: &str) -> Vec<u8> {
+    [name.as_bytes(), b"\0"].concat()
+}
+
+fn part_key(name: &str, number: u64) -> Vec<u8> {
+    [part_prefix(name), number.to_be_bytes().to_vec()].concat()
+}
+
 /// How many pins hold a chunk, and its length.
 fn pinned_record(value: &[u8]) -> Option<(u64, u64)> {
     let (count, length) = value.split_at_checked(8)?;
@@ -155,4 +273,87 @@ fn record(count: u64, length: u64) -> Vec<u8> {
 /// The length of a pinned chunk, by its record.
 pub(crate) fn record_length(value: &[u8]) -> u64 {
     pinned_record(value).map_or(0, |(_, length)| length)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::StoreConfig;
+
+    const CHUNK: u64 = 1 << 20;
+
+    /// A store that pins two chunks.
+    fn store(folder: &Path) -> Store {
+        let config = StoreConfig {
+            pinned_bytes: 2 * CHUNK,
+            memory_tier_bytes: 0,
+            reserve_bytes: 0,
+            ..StoreConfig::default()
+        };
+        Store::open(folder, &config, &Registry::new()).unwrap()
+    }
+
+    fn chunk(number: u8) -> (ChunkId, Bytes) {
+        let bytes = Bytes::from(vec![number; CHUNK as usize]);
+        (ChunkId::of(&bytes), bytes)
+    }
+
+    fn pinned(store: &Store) -> u64 {
+        store.inner().ring.pinned.load(Relaxed)
+    }
+
+    #[test]
+    fn what_comes_after_its_name_was_let_go_of_is_the_cache_s() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let ((first, one), (second, two)) = (chunk(1), chunk(2));
+        store.open_parts_blocking("a").unwrap();
+        assert_eq!(store.pin_part_blocking("a", 0, first, &one).unwrap().generation, None);
+        assert_eq!((pinned(&store), store.pinned_in_parts_blocking("a").unwrap()), (CHUNK, CHUNK));
+        assert_eq!(store.inner().part_names("").unwrap(), ["a"]);
+
+        store.unpin_parts_blocking("a").unwrap();
+        assert!(store.pin_part_blocking("a", 1, second, &two).unwrap().generation.is_some());
+        assert_eq!((pinned(&store), store.pinned_in_parts_blocking("a").unwrap()), (0, 0));
+        assert!(store.inner().part_names("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_chunk_is_pinned_as_long_as_one_name_holds_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let (id, bytes) = chunk(1);
+        for (name, index) in [("a", 0), ("a", 1), ("a", PART), ("b", 0)] {
+            store.open_parts_blocking(name).unwrap();
+            store.pin_part_blocking(name, index, id, &bytes).unwrap();
+        }
+        assert_eq!((pinned(&store), store.pinned_in_parts_blocking("a").unwrap()), (CHUNK, CHUNK));
+        store.unpin_parts_blocking("a").unwrap();
+        assert!(store.inner().ring.holds_pinned(&id).unwrap());
+        store.unpin_parts_blocking("b").unwrap();
+        assert!(!store.inner().ring.holds_pinned(&id).unwrap());
+        assert_eq!(pinned(&store), 0);
+    }
+
+    #[test]
+    fn a_copy_that_was_lost_has_its_room_though_the_quota_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        store.open_parts_blocking("a").unwrap();
+        let pin = |number: u8| {
+            let (id, bytes) = chunk(number);
+            store.pin_part_blocking("a", number.into(), id, &bytes)
+        };
+        let first = pin(0).unwrap().id;
+        pin(1).unwrap();
+        assert!(matches!(pin(2), Err(StoreError::PinnedFull { .. })));
+        store.inner().ring.delete_pinned(&first).unwrap();
+        pin(0).unwrap();
+        assert!(store.inner().ring.holds_pinned(&first).unwrap());
+        assert_eq!(pinned(&store), 2 * CHUNK);
+    }
 }

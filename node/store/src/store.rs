@@ -21,15 +21,6 @@ use crate::{ChunkId, StoreConfig, StoreError, pins};
 /// Chunks that are read before they are asked for, over all clients.
 const MOST_AHEAD: usize = 64;
 
-/// What a chunk is kept for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// Evicted in the ring's order.
-    Cache,
-    /// Never evicted.
-    Pinned,
-}
-
 /// Where a chunk was written: its id, and the generation as a hint for its reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Located {
@@ -209,6 +200,36 @@ impl Store {
             }
         });
         Ok(known)
+    }
+
+    /// Writes chunk number `index` of something that is pinned as it comes, under `name`; it is durable
+    /// after [`Store::flush_pins_blocking`]. Blocks.
+    pub fn pin_part_blocking(
+        &self,
+        name: &str,
+        index: u64,
+        id: ChunkId,
+        bytes: &Bytes,
+    ) -> Result<Located, StoreError> {
+        let result = self.0.pin_part(name, index, id, bytes);
+        self.0.note(&result);
+        result
+    }
+
+    /// Makes what was pinned in parts durable. Blocks.
+    pub fn flush_pins_blocking(&self) -> Result<(), StoreError> {
+        self.0.ring.flush_pinned()
+    }
+
+    /// Lets go of everything that was pinned in parts under `name`. Blocks.
+    pub fn unpin_parts_blocking(&self, name: &str) -> Result<(), StoreError> {
+        self.0.unpin_parts(name)?;
+        self.0.ring.collect_pinned()
+    }
+
+    /// Bytes that may still be pinned.
+    pub fn pinnable(&self) -> u64 {
+        self.0.config.pinned_bytes.saturating_sub(self.0.ring.pinned.load(Relaxed))
     }
 
     /// Removes chunks that no pin holds from the pinned family, as a crash may leave them. Blocks for

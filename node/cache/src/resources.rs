@@ -1,0 +1,123 @@
+//! Resources over HTTP: what they are, their bytes, and their torrents (`/.skerry/v1/resources`); and
+//! what operators do with them (`/resources` and `/torrents` on the admin listener).
+
+mod admin;
+mod data;
+mod torrent;
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use serde_json::json;
+use skerry_core::api::{Api, Call};
+use skerry_core::bucket::Bucket;
+use skerry_core::role::BoxFuture;
+use skerry_core::{Body, admin::json as json_answer, problem};
+use skerry_store::chunk::hex;
+use skerry_store::{Catalogue, ChunkId, Held};
+
+use crate::engine::Cache;
+
+/// The resources of a node, for clients and operators.
+pub struct Resources {
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) catalogue: Catalogue,
+    /// Trackers that torrents name.
+    pub(crate) trackers: Vec<String>,
+    /// What operators' fetches share of the way to the origins.
+    pub(crate) rate: Arc<Bucket>,
+}
+
+impl Resources {
+    /// Over a cache and its catalogue; `trackers` are named in torrents.
+    pub fn new(cache: Arc<Cache>, catalogue: Catalogue, trackers: Vec<String>) -> Arc<Self> {
+        Arc::new(Self { cache, catalogue, trackers, rate: Arc::new(Bucket::new(0)) })
+    }
+
+    /// A resource by the text of its id; the error is the answer.
+    async fn find(&self, id: &str) -> Result<Arc<Held>, Response<Body>> {
+        let id: ChunkId = id
+            .parse()
+            .map_err(|_| problem::response(StatusCode::BAD_REQUEST, "a resource id is 64 hex digits"))?;
+        let catalogue = self.catalogue.clone();
+        match tokio::task::spawn_blocking(move || catalogue.resource(&id)).await {
+            Ok(Ok(Some(held))) => Ok(held),
+            Ok(Ok(None)) => {
+                Err(problem::response(StatusCode::NOT_FOUND, "this node does not hold that resource"))
+            }
+            Ok(Err(error)) => Err(problem::response(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
+            Err(_) => Err(problem::response(StatusCode::SERVICE_UNAVAILABLE, "the node is draining")),
+        }
+    }
+}
+
+impl Api for Resources {
+    fn words(&self) -> &'static [&'static str] {
+        &["resources"]
+    }
+
+    fn answer(self: Arc<Self>, call: Call) -> BoxFuture<'static, Response<Body>> {
+        Box::pin(async move {
+            if !matches!(*call.request.method(), Method::GET | Method::HEAD) {
+                let mut response =
+                    problem::response(StatusCode::METHOD_NOT_ALLOWED, "resources are read with GET and HEAD");
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+                return response;
+            }
+            let rest = call.path().strip_prefix("resources/").unwrap_or_default().to_owned();
+            let mut parts = rest.splitn(3, '/');
+            let id = parts.next().unwrap_or_default();
+            let base = base(&call);
+            let answer = match (id.strip_suffix(".torrent"), parts.next()) {
+                (Some(id), None) => match self.find(id).await {
+                    Ok(held) => self.torrent_file(&held, &base).await,
+                    Err(refusal) => refusal,
+                },
+                (None, None) => match self.find(id).await {
+                    Ok(held) => self.describe(&held, &base),
+                    Err(refusal) => refusal,
+                },
+                (None, Some("data")) => match self.find(id).await {
+                    Ok(held) => return data::answer(&self.catalogue, held, &call.request),
+                    Err(refusal) => refusal,
+                },
+                _ => problem::response(
+                    StatusCode::NOT_FOUND,
+                    "write resources/ID, resources/ID/data or resources/ID.torrent",
+                ),
+            };
+            if call.request.method() == Method::HEAD { answer.map(|_| Body::Empty) } else { answer }
+        })
+    }
+}
+
+impl Resources {
+    /// `GET resources/ID`.
+    fn describe(&self, held: &Held, base: &str) -> Response<Body> {
+        let resource = &held.resource;
+        let chunks: Vec<String> = resource.chunks.iter().map(ToString::to_string).collect();
+        json_answer(&json!({
+            "id": resource.id(),
+            "name": held.name,
+            "media_type": held.media_type,
+            "length": resource.length,
+            "chunk_length": resource.chunk_length,
+            "chunks": chunks,
+            "sha256": hex(&resource.sha256),
+            "torrent": format!("{base}/.skerry/v1/resources/{}.torrent", resource.id()),
+            "sources": [data_url(base, held)],
+        }))
+    }
+}
+
+/// Scheme and authority that the client used.
+fn base(call: &Call) -> String {
+    let host = crate::request::authority(&call.request).unwrap_or_default();
+    format!("{}://{host}", if call.secure { "https" } else { "http" })
+}
+
+/// Where a resource's bytes are.
+fn data_url(base: &str, held: &Held) -> String {
+    let name = percent_encoding::utf8_percent_encode(&held.name, percent_encoding::NON_ALPHANUMERIC);
+    format!("{base}/.skerry/v1/resources/{}/data/{name}", held.id())
+}

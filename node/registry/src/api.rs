@@ -1,0 +1,279 @@
+//! The registry's part of the public API: `nodes` and `reports`.
+//!
+//! | request | by whom |
+//! |---|---|
+//! | `POST nodes` | the node itself |
+//! | `POST nodes/ID/holdings` | the node itself |
+//! | `GET nodes/ID/preload` | the node itself |
+//! | `POST nodes/enrol` | whoever has a token |
+//! | `POST reports` | anybody |
+//!
+//! Who calls is checked before a byte of the body is read: an unknown node gets nothing in. `nodes` is
+//! answered on the control node alone; a report is taken by every node, which looks at its own copy and
+//! tells the control node.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use serde::Serialize;
+use serde_json::Value;
+use skerry_core::api::{Api, Call, ROOT};
+use skerry_core::role::BoxFuture;
+use skerry_core::{Body, admin, problem};
+
+use crate::client::Membership;
+use crate::clock::now_ms;
+use crate::control::Control;
+use crate::enrol::Enrolment;
+use crate::error::Refused;
+use crate::identity::Caller;
+use crate::message::{self, Beat, EnrolRequest, HoldingsReport, Report};
+
+/// Largest beat, bytes.
+const MOST_BEAT: usize = 2 << 20;
+/// Largest message of holdings, bytes.
+const MOST_HOLDINGS: usize = 4 << 20;
+/// Largest request to enrol, and largest report, bytes.
+const MOST_SMALL: usize = 32 << 10;
+/// How long a body may take to come in.
+const BODY: Duration = Duration::from_secs(30);
+
+/// The preloader's lists; the preload role has them.
+pub trait PreloadLists: Send + Sync + 'static {
+    /// What a node should hold, as JSON; `None` when there is no list for it.
+    fn list(&self, node: &str) -> Option<Value>;
+}
+
+/// Whoever looks at the node's own copy of what a client could not verify.
+pub trait ReportListener: Send + Sync + 'static {
+    /// A client reported a failed verification. Must not wait.
+    fn reported(&self, report: &Report);
+}
+
+/// Answers `nodes` and `reports`.
+pub struct Endpoint {
+    pub(crate) control: Option<Arc<Control>>,
+    pub(crate) enrolment: Option<Arc<Enrolment>>,
+    /// Where reports go that the control node should hear of, when that is another one.
+    pub(crate) membership: Option<Arc<Membership>>,
+    pub(crate) lists: OnceLock<Arc<dyn PreloadLists>>,
+    pub(crate) listener: OnceLock<Arc<dyn ReportListener>>,
+    pub(crate) insecure_loopback: bool,
+}
+
+/// What a path asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route<'a> {
+    Beat,
+    Enrol,
+    Holdings(&'a str),
+    Preload(&'a str),
+    Report,
+}
+
+impl<'a> Route<'a> {
+    fn of(path: &'a str) -> Option<Self> {
+        let mut words = path.strip_prefix(ROOT)?.split('/');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("nodes"), None, _, _) => Some(Self::Beat),
+            (Some("nodes"), Some("enrol"), None, _) => Some(Self::Enrol),
+            (Some("nodes"), Some(id), Some("holdings"), None) => Some(Self::Holdings(id)),
+            (Some("nodes"), Some(id), Some("preload"), None) => Some(Self::Preload(id)),
+            (Some("reports"), None, _, _) => Some(Self::Report),
+            _ => None,
+        }
+    }
+
+    fn method(self) -> Method {
+        if matches!(self, Self::Preload(_)) { Method::GET } else { Method::POST }
+    }
+
+    /// Largest body, bytes.
+    fn limit(self) -> usize {
+        match self {
+            Self::Beat => MOST_BEAT,
+            Self::Holdings(_) => MOST_HOLDINGS,
+            Self::Enrol | Self::Report => MOST_SMALL,
+            Self::Preload(_) => 0,
+        }
+    }
+}
+
+impl Endpoint {
+    /// Publishes the preloader's lists; once.
+    pub fn publish_lists(&self, lists: Arc<dyn PreloadLists>) {
+        let _ = self.lists.set(lists);
+    }
+
+    /// Tells of clients' reports; once.
+    pub fn publish_listener(&self, listener: Arc<dyn ReportListener>) {
+        let _ = self.listener.set(listener);
+    }
+
+    /// Answers one request whole; may wait for a disk.
+    pub fn respond(
+        &self,
+        caller: &Caller,
+        method: &Method,
+        path: &str,
+        body: &[u8],
+        now_ms: u64,
+    ) -> Response<Body> {
+        match self.admit(caller, method, path) {
+            Ok(route) if body.len() <= route.limit() => self.act(route, caller, body, now_ms),
+            Ok(route) => too_large(route.limit()),
+            Err(refusal) => *refusal,
+        }
+    }
+
+    /// What is asked for, when it is here and the caller may ask for it. Boxed, since answers are large.
+    fn admit<'a>(
+        &self,
+        caller: &Caller,
+        method: &Method,
+        path: &'a str,
+    ) -> Result<Route<'a>, Box<Response<Body>>> {
+        let refuse = |status, detail: &str| Box::new(problem::response(status, detail));
+        let Some(route) = Route::of(path) else {
+            return Err(refuse(StatusCode::NOT_FOUND, "no such path below /.skerry/v1/"));
+        };
+        if *method != route.method() {
+            let allowed = route.method();
+            let mut refusal =
+                refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("only {allowed} is answered here"));
+            if let Ok(value) = HeaderValue::from_str(allowed.as_str()) {
+                refusal.headers_mut().insert(header::ALLOW, value);
+            }
+            return Err(refusal);
+        }
+        if route != Route::Report && self.control.is_none() {
+            return Err(refuse(StatusCode::NOT_FOUND, "this is not the fleet's control node"));
+        }
+        let permitted = match route {
+            Route::Beat => caller.known(self.insecure_loopback),
+            Route::Holdings(id) | Route::Preload(id) => caller.speaks_for(id, self.insecure_loopback),
+            Route::Enrol | Route::Report => Ok(()),
+        };
+        permitted.map_err(|refused| Box::new(refusal(&refused, caller)))?;
+        Ok(route)
+    }
+
+    fn act(&self, route: Route<'_>, caller: &Caller, body: &[u8], now_ms: u64) -> Response<Body> {
+        let done = match (route, &self.control) {
+            (Route::Report, _) => self.report(body, now_ms).map(|()| accepted()),
+            (Route::Beat, Some(control)) => self.beat(control, caller, body, now_ms),
+            (Route::Holdings(id), Some(control)) => message::read::<HoldingsReport>(body)
+                .and_then(|report| control.holdings(id, &report, now_ms))
+                .map(|answer| told(&answer)),
+            (Route::Preload(id), Some(control)) => self.preload(control, id, now_ms),
+            (Route::Enrol, Some(control)) => self.enrol(control, body, now_ms),
+            (_, None) => Ok(problem::response(StatusCode::NOT_FOUND, "this is not the fleet's control node")),
+        };
+        done.unwrap_or_else(|refused| refusal(&refused, caller))
+    }
+
+    fn beat(
+        &self,
+        control: &Control,
+        caller: &Caller,
+        body: &[u8],
+        now_ms: u64,
+    ) -> Result<Response<Body>, Refused> {
+        let beat: Beat = message::read(body)?;
+        caller.speaks_for(&beat.node.id, self.insecure_loopback)?;
+        control.beat(beat, now_ms).map(|answer| told(&answer))
+    }
+
+    fn preload(&self, control: &Control, id: &str, now_ms: u64) -> Result<Response<Body>, Refused> {
+        if control.is_denied(id, now_ms) {
+            return Err(Refused::Denied(id.to_owned()));
+        }
+        let none = || problem::response(StatusCode::NOT_FOUND, "there is no preload list for this node");
+        Ok(self.lists.get().and_then(|lists| lists.list(id)).map_or_else(none, |list| told(&list)))
+    }
+
+    fn enrol(&self, control: &Control, body: &[u8], now_ms: u64) -> Result<Response<Body>, Refused> {
+        let Some(enrolment) = &self.enrolment else {
+            let detail = "this control node enrols nobody, since it has no `registry.ca_key_file`";
+            return Ok(problem::response(StatusCode::NOT_FOUND, detail));
+        };
+        let request: EnrolRequest = message::read(body)?;
+        enrolment.enrol(control, &request, now_ms).map(|answer| told(&answer))
+    }
+
+    fn report(&self, body: &[u8], now_ms: u64) -> Result<(), Refused> {
+        let report: Report = message::read(body)?;
+        report.check()?;
+        let report = Report { at_ms: now_ms, ..report };
+        if let Some(control) = &self.control {
+            control.report(report.clone(), now_ms)?;
+        } else if let Some(membership) = &self.membership {
+            membership.report(report.clone());
+        }
+        if let Some(listener) = self.listener.get() {
+            listener.reported(&report);
+        }
+        Ok(())
+    }
+}
+
+impl Api for Endpoint {
+    fn words(&self) -> &'static [&'static str] {
+        &["nodes", "reports"]
+    }
+
+    fn answer(self: Arc<Self>, call: Call) -> BoxFuture<'static, Response<Body>> {
+        Box::pin(async move {
+            let caller = Caller::from(&call);
+            let (head, body) = call.request.into_parts();
+            let path = head.uri.path().to_owned();
+            let limit = match self.admit(&caller, &head.method, &path) {
+                Ok(route) => route.limit(),
+                Err(refusal) => return *refusal,
+            };
+            let body = match tokio::time::timeout(BODY, Limited::new(body, limit).collect()).await {
+                Ok(Ok(body)) => body.to_bytes(),
+                Ok(Err(_)) => return too_large(limit),
+                Err(_) => {
+                    return problem::response(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
+                }
+            };
+            let answer = move || self.respond(&caller, &head.method, &path, &body, now_ms());
+            tokio::task::spawn_blocking(answer).await.unwrap_or_else(|_| {
+                problem::response(StatusCode::INTERNAL_SERVER_ERROR, "the registry failed; its log says why")
+            })
+        })
+    }
+}
+
+fn told<T: Serialize>(answer: &T) -> Response<Body> {
+    let mut response = admin::json(&serde_json::json!(answer));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn accepted() -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
+fn too_large(limit: usize) -> Response<Body> {
+    let detail = format!("the request body is cut or longer than {limit} bytes");
+    problem::response(StatusCode::PAYLOAD_TOO_LARGE, &detail)
+}
+
+/// The answer to what is refused. What failed inside is for the log.
+fn refusal(refused: &Refused, caller: &Caller) -> Response<Body> {
+    let status = refused.status();
+    if status.is_server_error() && status != StatusCode::INSUFFICIENT_STORAGE {
+        log::error!(caller:% = caller.address; "{refused}");
+        return problem::response(status, "the registry failed; its log says why");
+    }
+    problem::response(status, &refused.to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+use bytes::Bytes;
+use http::Request;
+use parking_lot::Mutex;
+
+use super::*;
+use crate::ca::{Authority, NewKey};
+use crate::enrol::TokenRequest;
+use crate::fleet::{Fleet, Holding, Node};
+use crate::kv::MemoryKv;
+use crate::metrics::Metrics;
+
+const NOW: u64 = 1_700_000_000_000;
+
+fn endpoint() -> Endpoint {
+    let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+    let fleet = Arc::new(Fleet::new());
+    let control = Control::open(Arc::new(MemoryKv::new()), fleet, "control", metrics, NOW).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::create(folder.path(), NOW).unwrap();
+    Endpoint {
+        control: Some(Arc::new(control)),
+        enrolment: Some(Arc::new(Enrolment::new(authority, 30))),
+        membership: None,
+        lists: OnceLock::new(),
+        listener: OnceLock::new(),
+        insecure_loopback: false,
+    }
+}
+
+fn caller(node: Option<&str>) -> Caller {
+    Caller::new(node.map(str::to_owned), "192.0.2.1:1000".parse().unwrap())
+}
+
+fn beat(id: &str) -> Vec<u8> {
+    let node = Node { id: id.into(), interval_seconds: 10, ..Node::default() };
+    serde_json::to_vec(&Beat { node, ..Beat::default() }).unwrap()
+}
+
+/// Status and document of the answer.
+fn ask(endpoint: &Endpoint, caller: &Caller, line: &str, body: &[u8]) -> (u16, Value) {
+    let (method, path) = line.split_once(' ').unwrap();
+    let method: Method = method.parse().unwrap();
+    let response = endpoint.respond(caller, &method, &format!("{ROOT}{path}"), body, NOW);
+    let status = response.status().as_u16();
+    let document = match response.into_body() {
+        Body::Full(body) => serde_json::from_slice(&body).unwrap(),
+        _ => Value::Null,
+    };
+    (status, document)
+}
+
+fn detail(answer: &(u16, Value)) -> &str {
+    answer.1["detail"].as_str().unwrap_or_default()
+}
+
+#[test]
+fn a_node_registers_and_tells_what_it_holds() {
+    let endpoint = endpoint();
+    let node = caller(Some("a"));
+    assert_eq!(ask(&endpoint, &node, "POST nodes", &beat("a")).0, 200);
+    let held = vec![Holding {
+        resource: "0".repeat(64),
+        length: 1,
+        held_bytes: 1,
+        complete: true,
+        ..Holding::default()
+    }];
+    let report = HoldingsReport { generation: 7, held, ..HoldingsReport::default() };
+    let body = serde_json::to_vec(&report).unwrap();
+    let (status, answer) = ask(&endpoint, &node, "POST nodes/a/holdings", &body);
+    assert_eq!(status, 200);
+    assert_eq!(answer["generation"], 7);
+    let (_, answer) = ask(&endpoint, &node, "POST nodes", &beat("a"));
+    assert_eq!(answer["generation"], 7);
+    let report = HoldingsReport { generation: 9, base: Some(8), ..HoldingsReport::default() };
+    let body = serde_json::to_vec(&report).unwrap();
+    assert_eq!(ask(&endpoint, &node, "POST nodes/a/holdings", &body).0, 409);
+}
+
+#[test]
+fn an_unknown_node_gets_nothing_in() {
+    let endpoint = endpoint();
+    for node in [caller(None), caller(Some("b"))] {
+        let answer = ask(&endpoint, &node, "POST nodes", &beat("a"));
+        assert_eq!(answer.0, 403, "{answer:?}");
+        assert_eq!(ask(&endpoint, &node, "POST nodes/a/holdings", b"{}").0, 403);
+        assert_eq!(ask(&endpoint, &node, "GET nodes/a/preload", b"").0, 403);
+    }
+    assert!(endpoint.control.as_ref().unwrap().nodes(NOW).is_empty());
+    // Without a certificate nothing of the body is looked at.
+    let answer = ask(&endpoint, &caller(None), "POST nodes", b"{");
+    assert!(detail(&answer).contains("skerry node enrol"), "{answer:?}");
+    // One that has a certificate and has not registered has no list to change.
+    let body = serde_json::to_vec(&HoldingsReport::default()).unwrap();
+    assert_eq!(ask(&endpoint, &caller(Some("a")), "POST nodes/a/holdings", &body).0, 404);
+}
+
+#[test]
+fn loopback_is_believed_when_it_is_configured() {
+    let endpoint = Endpoint { insecure_loopback: true, ..endpoint() };
+    let near = Caller::new(None, "127.0.0.1:1000".parse().unwrap());
+    assert_eq!(ask(&endpoint, &near, "POST nodes", &beat("a")).0, 200);
+    assert_eq!(ask(&endpoint, &caller(None), "POST nodes", &beat("a")).0, 403);
+}
+
+#[test]
+fn a_revoked_node_is_refused() {
+    let endpoint = endpoint();
+    let node = caller(Some("a"));
+    ask(&endpoint, &node, "POST nodes", &beat("a"));
+    endpoint.control.as_ref().unwrap().revoke("a", NOW).unwrap();
+    assert_eq!(ask(&endpoint, &node, "POST nodes", &beat("a")).0, 403);
+    let body = serde_json::to_vec(&HoldingsReport::default()).unwrap();
+    assert_eq!(ask(&endpoint, &node, "POST nodes/a/holdings", &body).0, 403);
+    assert_eq!(ask(&endpoint, &node, "GET nodes/a/preload", b"").0, 403);
+}
+
+#[test]
+fn a_token_lets_a_machine_in_that_has_no_certificate() {
+    let endpoint = endpoint();
+    let enrolment = endpoint.enrolment.as_ref().unwrap();
+    let asked = TokenRequest { node: "a".into(), region: "".into(), names: vec![], valid_seconds: 60 };
+    let token = enrolment.token(endpoint.control.as_ref().unwrap(), asked, NOW).unwrap().token;
+    let request = EnrolRequest { token, csr: NewKey::make().unwrap().request };
+    let body = serde_json::to_vec(&request).unwrap();
+    let (status, answer) = ask(&endpoint, &caller(None), "POST nodes/enrol", &body);
+    assert_eq!(status, 200);
+    assert_eq!(answer["node"], "a");
+    assert_eq!(ask(&endpoint, &caller(None), "POST nodes/enrol", &body).0, 403);
+    let none = Endpoint { enrolment: None, ..self::endpoint() };
+    assert_eq!(ask(&none, &caller(None), "POST nodes/enrol", &body).0, 404);
+}
+
+#[test]
+fn a_preload_list_is_the_preloader_s() {
+    struct Lists;
+    impl PreloadLists for Lists {
+        fn list(&self, node: &str) -> Option<Value> {
+            (node == "a").then(|| serde_json::json!({ "resources": [1, 2] }))
+        }
+    }
+    let endpoint = endpoint();
+    let node = caller(Some("a"));
+    assert_eq!(ask(&endpoint, &node, "GET nodes/a/preload", b"").0, 404);
+    endpoint.publish_lists(Arc::new(Lists));
+    assert_eq!(ask(&endpoint, &node, "GET nodes/a/preload", b"").1["resources"][1], 2);
+    assert_eq!(ask(&endpoint, &caller(Some("b")), "GET nodes/b/preload", b"").0, 404);
+}
+
+#[test]
+fn anybody_may_report_and_the_node_looks_at_its_copy() {
+    struct Listener(Mutex<Vec<Report>>);
+    impl ReportListener for Listener {
+        fn reported(&self, report: &Report) {
+            self.0.lock().push(report.clone());
+        }
+    }
+    let endpoint = endpoint();
+    let listener = Arc::new(Listener(Mutex::default()));
+    endpoint.publish_listener(listener.clone());
+    let body = format!(r#"{{"resource": "{}", "chunk": 3, "at_ms": 5}}"#, "a".repeat(64));
+    assert_eq!(ask(&endpoint, &caller(None), "POST reports", body.as_bytes()).0, 202);
+    let heard = listener.0.lock().clone();
+    assert_eq!((heard.len(), heard[0].chunk, heard[0].at_ms), (1, Some(3), NOW));
+    assert_eq!(endpoint.control.as_ref().unwrap().last_reports(10)[0].report, heard[0]);
+    let answer = ask(&endpoint, &caller(None), "POST reports", br#"{"resource": 7}"#);
+    assert!(answer.0 == 400 && detail(&answer).starts_with("`resource` "), "{answer:?}");
+    let answer = ask(&endpoint, &caller(None), "POST reports", br#"{"resource": "7"}"#);
+    assert!(answer.0 == 400 && detail(&answer).contains("64 hex digits"), "{answer:?}");
+}
+
+#[test]
+fn what_is_not_here_and_what_is_too_much() {
+    let endpoint = endpoint();
+    let node = caller(Some("a"));
+    for line in ["POST nodes/", "POST nodes/a", "POST nodes/a/holdings/", "GET nodes/a/b/c", "GET x", "GET "]
+    {
+        assert_eq!(ask(&endpoint, &node, line, b"").0, 404, "{line}");
+    }
+    for line in
+        ["GET nodes", "PUT reports", "POST nodes/a/preload", "GET nodes/enrol", "DELETE nodes/a/holdings"]
+    {
+        assert_eq!(ask(&endpoint, &node, line, b"").0, 405, "{line}");
+    }
+    assert_eq!(ask(&endpoint, &node, "POST nodes", &vec![b' '; MOST_BEAT + 1]).0, 413);
+    assert_eq!(ask(&endpoint, &node, "POST reports", &vec![b' '; MOST_SMALL + 1]).0, 413);
+    for body in [b"".as_slice(), b"{", b"[]", b"\xff\xfe", b"{\"node\": {\"id\": \"a\"}}"] {
+        assert_eq!(ask(&endpoint, &node, "POST nodes", body).0, 400);
+    }
+    let alone = Endpoint { control: None, enrolment: None, ..self::endpoint() };
+    assert_eq!(ask(&alone, &node, "POST nodes", &beat("a")).0, 404);
+    let body = format!(r#"{{"resource": "{}"}}"#, "a".repeat(64));
+    assert_eq!(ask(&alone, &node, "POST reports", body.as_bytes()).0, 202);
+}
+
+#[tokio::test]
+async fn bodies_are_read_within_their_bound() {
+    let endpoint = Arc::new(Endpoint { insecure_loopback: true, ..endpoint() });
+    let call = |path: &str, body: Vec<u8>| Call {
+        request: Request::post(format!("{ROOT}{path}")).body(Body::from(Bytes::from(body))).unwrap(),
+        client: "127.0.0.1:1000".parse().unwrap(),
+        secure: false,
+        certificate: None,
+    };
+    let answer = endpoint.clone().answer(call("nodes", beat("a"))).await;
+    assert_eq!(answer.status(), 200);
+    let answer = endpoint.clone().answer(call("reports", vec![b' '; MOST_SMALL + 1])).await;
+    assert_eq!(answer.status(), 413);
+    let answer = endpoint.clone().answer(call("nodes/a/preload", Vec::new())).await;
+    assert_eq!(answer.status(), 405);
+    assert_eq!(answer.headers()[header::ALLOW], "GET");
+}

@@ -1,0 +1,195 @@
+//! What a control node knows, taken from the records.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::{Enrolled, Record, Standing, Told};
+use crate::error::{KvError, Refused};
+use crate::fleet::Fleet;
+use crate::holdings::{self, Holdings};
+use crate::kv::{Entry, Kv, Watch};
+
+/// A node on record.
+pub(super) struct Known {
+    pub(super) record: Record,
+    /// Whether it is in the fleet.
+    live: bool,
+}
+
+impl Known {
+    pub(super) fn standing(&self, now_ms: u64) -> Standing {
+        if self.record.left {
+            Standing::Left
+        } else if self.record.node.alive(now_ms) {
+            Standing::Live
+        } else {
+            Standing::Silent
+        }
+    }
+}
+
+pub(super) struct State {
+    pub(super) watch: Watch,
+    pub(super) nodes: BTreeMap<String, Known>,
+    pub(super) holdings: HashMap<String, Holdings>,
+    pub(super) enrolled: HashMap<String, Enrolled>,
+    pub(super) denied: BTreeSet<String>,
+}
+
+impl State {
+    pub(super) fn new(watch: Watch) -> Self {
+        Self {
+            watch,
+            nodes: BTreeMap::new(),
+            holdings: HashMap::new(),
+            enrolled: HashMap::new(),
+            denied: BTreeSet::new(),
+        }
+    }
+
+    /// Whether a node may say anything.
+    pub(super) fn admits(&self, id: &str) -> Result<(), Refused> {
+        if self.denied.contains(id) { Err(Refused::Denied(id.to_owned())) } else { Ok(()) }
+    }
+
+    pub(super) fn told(&self, id: &str, now_ms: u64) -> Option<Told> {
+        let known = self.nodes.get(id)?;
+        let holdings = self.holdings.get(id).map_or(0, Holdings::len);
+        Some(Told { node: known.record.node.clone(), standing: known.standing(now_ms), holdings })
+    }
+
+    /// Forgets everything and reads it again: at the start, and when changes were missed.
+    pub(super) fn read_all(&mut self, kv: &dyn Kv, fleet: &Fleet, now_ms: u64) -> Result<(), KvError> {
+        let mut all: Vec<(String, Entry)> = Vec::new();
+        // Nodes come last, so that they enter the fleet with what they hold.
+        for prefix in ["denied/", "enrolled/", "holdings/", "nodes/"] {
+            kv.list(prefix, now_ms, &mut |key, entry| all.push((key.to_owned(), entry)))?;
+        }
+        let live = self.nodes.iter().filter(|(_, known)| known.live).map(|(id, _)| id.clone());
+        let live: Vec<String> = live.collect();
+        self.nodes.clear();
+        self.holdings.clear();
+        self.enrolled.clear();
+        self.denied.clear();
+        for (key, entry) in &all {
+            self.apply(fleet, key, Some(&entry.value), now_ms);
+        }
+        for id in live {
+            if !self.nodes.get(&id).is_some_and(|known| known.live) {
+                fleet.remove(&id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one record as it is now.
+    pub(super) fn apply(&mut self, fleet: &Fleet, key: &str, value: Option<&[u8]>, now_ms: u64) {
+        let Some((table, rest)) = key.split_once('/') else { return };
+        let read = match (table, rest.split_once('/')) {
+            ("nodes", None) => self.take_node(fleet, rest, value, now_ms),
+            ("holdings", None) => self.take_generation(fleet, rest, value),
+            ("holdings", Some((id, page))) => self.take_page(id, page, value),
+            ("enrolled", None) => take(&mut self.enrolled, rest, value),
+            ("denied", None) => {
+                if value.is_none() {
+                    self.denied.remove(rest);
+                } else {
+                    self.denied.insert(rest.to_owned());
+                    self.leave(fleet, rest);
+                }
+                Some(())
+            }
+            // Somebody else's tables.
+            _ => Some(()),
+        };
+        if read.is_none() {
+            log::warn!(key; "a record is left out, since it cannot be read");
+        }
+    }
+
+    /// Takes nodes that fell silent out of the fleet.
+    pub(super) fn expire(&mut self, fleet: &Fleet, now_ms: u64) {
+        for (id, known) in &mut self.nodes {
+            if known.live && !known.record.node.alive(now_ms) {
+                known.live = false;
+                fleet.remove(id);
+                log::warn!(node = id.as_str(), seen_ms = known.record.node.seen_ms; "missed its heartbeats, and is out");
+            }
+        }
+    }
+
+    fn take_node(&mut self, fleet: &Fleet, id: &str, value: Option<&[u8]>, now_ms: u64) -> Option<()> {
+        let Some(value) = value else {
+            self.leave(fleet, id);
+            self.nodes.remove(id);
+            return Some(());
+        };
+        let record: Record = serde_json::from_slice(value).ok()?;
+        let lives = !record.left && record.node.alive(now_ms) && !self.denied.contains(id);
+        if !lives {
+            self.leave(fleet, id);
+            self.nodes.insert(id.to_owned(), Known { record, live: false });
+            return Some(());
+        }
+        let node = record.node.clone();
+        let before = self.nodes.insert(id.to_owned(), Known { record, live: true });
+        fleet.hear([node]);
+        if !before.is_some_and(|before| before.live) {
+            fleet.holds(id, &self.holdings.get(id).map(Holdings::list).unwrap_or_default());
+            log::info!(node = id; "registered");
+        }
+        Some(())
+    }
+
+    fn leave(&mut self, fleet: &Fleet, id: &str) {
+        if let Some(known) = self.nodes.get_mut(id).filter(|known| known.live) {
+            known.live = false;
+            fleet.remove(id);
+        }
+    }
+
+    /// The generation is written after the pages: with it the list is complete.
+    fn take_generation(&mut self, fleet: &Fleet, id: &str, value: Option<&[u8]>) -> Option<()> {
+        let Some(value) = value else {
+            self.holdings.remove(id);
+            fleet.holds(id, &[]);
+            return Some(());
+        };
+        let holdings = self.holdings.entry(id.to_owned()).or_default();
+        holdings.generation = Some(serde_json::from_slice(value).ok()?);
+        if self.nodes.get(id).is_some_and(|known| known.live) {
+            fleet.holds(id, &holdings.list());
+        }
+        Some(())
+    }
+
+    fn take_page(&mut self, id: &str, number: &str, value: Option<&[u8]>) -> Option<()> {
+        let number = u8::from_str_radix(number, 16).ok()?;
+        let page = match value {
+            Some(value) => holdings::unpack(value)?,
+            None => Vec::new(),
+        };
+        match self.holdings.get_mut(id) {
+            Some(holdings) => holdings.set(number, page),
+            None if page.is_empty() => {}
+            None => self.holdings.entry(id.to_owned()).or_default().set(number, page),
+        }
+        Some(())
+    }
+}
+
+/// A JSON record into a table, or out of it.
+fn take<T: serde::de::DeserializeOwned>(
+    table: &mut HashMap<String, T>,
+    id: &str,
+    value: Option<&[u8]>,
+) -> Option<()> {
+    match value {
+        Some(value) => {
+            table.insert(id.to_owned(), serde_json::from_slice(value).ok()?);
+        }
+        None => {
+            table.remove(id);
+        }
+    }
+    Some(())
+}

@@ -1,0 +1,292 @@
+//! What is asked for, and where: counts of requests per resource and region that halve every day.
+//!
+//! A count is kept as the logarithm of what it will be worth: adding to it and comparing two of them
+//! need no clock, and nothing has to be decayed one by one. Past requests that came at a steady rate
+//! of r per hour are worth r * 24 / ln 2, so a count tells the rate. The table is bounded; when it is
+//! full the eighth that is worth least goes.
+
+use std::collections::{BTreeSet, HashMap};
+
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a resource's id.
+pub type Resource = [u8; 32];
+
+/// Counts that are kept by default.
+pub const MOST_COUNTS: usize = 1 << 18;
+/// Locks that they are spread over.
+const SHARDS: usize = 16;
+/// Regions that are told apart; requests of further ones count for the unknown region.
+const MOST_REGIONS: usize = 1024;
+/// Part of a full shard that goes, one in so many.
+const EVICTED: usize = 8;
+/// A count's half-life.
+const DAY_MS: f64 = 86_400_000.0;
+/// From a count to requests per hour.
+const PER_HOUR: f64 = std::f64::consts::LN_2 / 24.0;
+
+/// Names of regions by number; number 0 is the unknown one, without a name.
+struct Regions {
+    names: Vec<String>,
+    numbers: HashMap<String, u16>,
+}
+
+#[derive(Default)]
+struct Shard {
+    /// Base-2 logarithm of what a count is worth, and days since 1970 on top.
+    levels: HashMap<(Resource, u16), f64>,
+    /// First bytes of resources whose counts changed since they were last kept.
+    changed: BTreeSet<u8>,
+}
+
+/// A part of the table as it is kept: resources that begin with one byte.
+#[derive(Default, Serialize, Deserialize)]
+struct Page {
+    regions: Vec<String>,
+    rows: Vec<(Resource, u16, f64)>,
+}
+
+/// Decayed counts of requests.
+pub struct Demand {
+    shards: Vec<Mutex<Shard>>,
+    /// Counts of one shard, at most.
+    each: usize,
+    regions: RwLock<Regions>,
+}
+
+impl Demand {
+    /// An empty table of at most so many counts.
+    pub fn new(most: usize) -> Self {
+        let regions = Regions { names: vec![String::new()], numbers: HashMap::from([(String::new(), 0)]) };
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            each: (most / SHARDS).max(EVICTED),
+            regions: RwLock::new(regions),
+        }
+    }
+
+    /// Counts requests for a resource from a region; empty is an unknown one.
+    pub fn count(&self, resource: &Resource, region: &str, requests: u32, now_ms: u64) {
+        if requests > 0 {
+            self.add(resource, self.number(region), f64::from(requests).log2() + days(now_ms));
+        }
+    }
+
+    /// Requests for a resource from a region, thousandths of a request per hour.
+    pub fn rate(&self, resource: &Resource, region: &str, now_ms: u64) -> u64 {
+        let Some(number) = self.regions.read().numbers.get(region).copied() else { return 0 };
+        self.shard(resource).lock().levels.get(&(*resource, number)).map_or(0, |level| rate(*level, now_ms))
+    }
+
+    /// Calls `each` with every count: resource, region, thousandths of a request per hour.
+    pub fn rates(&self, now_ms: u64, mut each: impl FnMut(&Resource, &str, u64)) {
+        for shard in &self.shards {
+            // `each` may take its time, and may want to count.
+            let levels: Vec<_> = shard.lock().levels.iter().map(|(key, level)| (*key, *level)).collect();
+            let regions = self.regions.read().names.clone();
+            for ((resource, region), level) in levels {
+                let region = regions.get(usize::from(region)).map_or("", String::as_str);
+                each(&resource, region, rate(level, now_ms));
+            }
+        }
+    }
+
+    /// How many counts there are.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().levels.len()).sum()
+    }
+
+    /// Whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// First bytes of resources whose counts changed since the last call.
+    pub(crate) fn take_changed(&self) -> BTreeSet<u8> {
+        self.shards.iter().flat_map(|shard| std::mem::take(&mut shard.lock().changed)).collect()
+    }
+
+    /// The counts of resources that begin with a byte, to be kept; `None` when there are none.
+    pub(crate) fn page(&self, first: u8) -> Option<Vec<u8>> {
+        let shard = self.shards[usize::from(first) % SHARDS].lock();
+        let of_page = shard.levels.iter().filter(|((resource, _), _)| resource[0] == first);
+        let rows: Vec<_> = of_page.map(|((resource, region), level)| (*resource, *region, *level)).collect();
+        drop(shard);
+        if rows.is_empty() {
+            return None;
+        }
+        let page = Page { regions: self.regions.read().names.clone(), rows };
+        Some(postcard::to_stdvec(&page).expect("numbers and texts can always be written"))
+    }
+
+    /// Adds counts that were kept. `None` when they cannot be read; some may have been added by then.
+    pub(crate) fn load(&self, page: &[u8]) -> Option<()> {
+        let Page { regions, rows } = postcard::from_bytes(page).ok()?;
+        let numbers: Vec<u16> = regions.iter().map(|name| self.number(name)).collect();
+        for (resource, region, level) in rows {
+            if !level.is_finite() {
+                return None;
+            }
+            self.add(&resource, *numbers.get(usize::from(region))?, level);
+        }
+        Some(())
+    }
+
+    fn add(&self, resource: &Resource, region: u16, level: f64) {
+        let mut shard = self.shard(resource).lock();
+        let key = (*resource, region);
+        if let Some(before) = shard.levels.get_mut(&key) {
+            *before = sum(*before, level);
+        } else {
+            if shard.levels.len() >= self.each {
+                shard.evict();
+            }
+            shard.levels.insert(key, level);
+        }
+        shard.changed.insert(resource[0]);
+    }
+
+    fn shard(&self, resource: &Resource) -> &Mutex<Shard> {
+        // Ids are hashes.
+        &self.shards[usize::from(resource[0]) % SHARDS]
+    }
+
+    fn number(&self, region: &str) -> u16 {
+        if let Some(number) = self.regions.read().numbers.get(region) {
+            return *number;
+        }
+        let mut regions = self.regions.write();
+        if let Some(number) = regions.numbers.get(region) {
+            return *number;
+        }
+        let next = regions.names.len();
+        if next >= MOST_REGIONS {
+            return 0;
+        }
+        let number = u16::try_from(next).unwrap_or(0);
+        regions.names.push(region.to_owned());
+        regions.numbers.insert(region.to_owned(), number);
+        number
+    }
+}
+
+impl Shard {
+    fn evict(&mut self) {
+        let mut all: Vec<_> = self.levels.iter().map(|(key, level)| (*level, *key)).collect();
+        let count = all.len() / EVICTED;
+        all.select_nth_unstable_by(count, |a, b| a.0.total_cmp(&b.0));
+        for (_, key) in &all[..count] {
+            self.levels.remove(key);
+            self.changed.insert(key.0[0]);
+        }
+    }
+}
+
+fn days(now_ms: u64) -> f64 {
+    now_ms as f64 / DAY_MS
+}
+
+/// Thousandths of a request per hour.
+fn rate(level: f64, now_ms: u64) -> u64 {
+    // `as` keeps within the bounds of u64.
+    ((level - days(now_ms)).exp2() * PER_HOUR * 1000.0).round() as u64
+}
+
+/// The logarithm of the sum of what two logarithms stand for.
+fn sum(a: f64, b: f64) -> f64 {
+    let (more, less) = if a > b { (a, b) } else { (b, a) };
+    more + (less - more).exp2().ln_1p() / std::f64::consts::LN_2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000_000;
+    const HOUR: u64 = 3_600_000;
+    const DAY: u64 = 24 * HOUR;
+
+    fn resource(number: u32) -> Resource {
+        let mut resource = [0; 32];
+        resource[..4].copy_from_slice(&number.to_le_bytes());
+        resource
+    }
+
+    fn near(value: u64, wanted: u64) {
+        assert!(value.abs_diff(wanted) <= wanted / 100, "{value} is not about {wanted}");
+    }
+
+    #[test]
+    fn a_steady_rate_is_told_as_it_is() {
+        let demand = Demand::new(1000);
+        for minute in 0..30 * 24 * 60 {
+            demand.count(&resource(1), "north", 2, NOW + minute * 60_000);
+        }
+        near(demand.rate(&resource(1), "north", NOW + 30 * DAY), 120_000);
+        assert_eq!(demand.rate(&resource(1), "south", NOW), 0);
+        assert_eq!(demand.rate(&resource(2), "north", NOW), 0);
+    }
+
+    #[test]
+    fn a_count_halves_every_day() {
+        let demand = Demand::new(1000);
+        demand.count(&resource(1), "", 1_000_000, NOW);
+        let now = demand.rate(&resource(1), "", NOW);
+        near(now, (1e9 * PER_HOUR) as u64);
+        near(demand.rate(&resource(1), "", NOW + DAY), now / 2);
+        near(demand.rate(&resource(1), "", NOW + 10 * DAY), now / 1024);
+        assert_eq!(demand.rate(&resource(1), "", NOW + 1000 * DAY), 0);
+        // A clock that was set back does no harm.
+        demand.count(&resource(1), "", 1, NOW - DAY);
+        near(demand.rate(&resource(1), "", NOW), now);
+        demand.count(&resource(2), "", u32::MAX, 0);
+        assert_eq!(demand.rate(&resource(2), "", u64::MAX), 0);
+        assert!(demand.rate(&resource(1), "", 0) > now);
+    }
+
+    #[test]
+    fn a_full_table_keeps_what_is_asked_for_most() {
+        let demand = Demand::new(SHARDS * 64);
+        for number in 0..10_000 {
+            // All in one shard.
+            let number = number << 8;
+            demand.count(&resource(number), "", if number == 3 << 8 { 50 } else { 1 }, NOW);
+        }
+        assert!((32..=64).contains(&demand.len()), "{}", demand.len());
+        assert!(demand.rate(&resource(3 << 8), "", NOW) > 0);
+    }
+
+    #[test]
+    fn counts_outlive_the_process() {
+        let demand = Demand::new(1000);
+        demand.count(&resource(1), "north", 1000, NOW);
+        demand.count(&resource(0x101), "south", 500, NOW);
+        demand.count(&resource(2), "north", 10, NOW);
+        assert_eq!(demand.take_changed(), BTreeSet::from([1, 2]));
+        assert!(demand.take_changed().is_empty());
+        let again = Demand::new(1000);
+        again.count(&resource(9), "elsewhere", 1, NOW);
+        again.load(&demand.page(1).unwrap()).unwrap();
+        let mut rates = Vec::new();
+        again.rates(NOW, |resource, region, rate| rates.push((resource[1], region.to_owned(), rate)));
+        rates.sort();
+        assert_eq!(rates.len(), 3);
+        assert_eq!(rates[1], (0, "north".to_owned(), demand.rate(&resource(1), "north", NOW)));
+        assert_eq!(rates[2].1, "south");
+        assert!(demand.page(3).is_none());
+        for bytes in [b"".as_slice(), b"\xff\xff\xff\xff\xff", &[7; 100]] {
+            assert!(again.load(bytes).is_none());
+        }
+    }
+
+    #[test]
+    fn regions_are_bounded() {
+        let demand = Demand::new(100_000);
+        for number in 0..MOST_REGIONS + 10 {
+            demand.count(&resource(1), &format!("r{number}"), 1, NOW);
+        }
+        assert_eq!(demand.len(), MOST_REGIONS);
+        assert!(demand.rate(&resource(1), "", NOW) > demand.rate(&resource(1), "r0", NOW));
+    }
+}

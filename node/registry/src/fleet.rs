@@ -1,0 +1,451 @@
+//! The nodes of the fleet as the control roles read them: what each said last, and who holds what.
+//!
+//! Soft state in memory. Readers take a [`Snapshot`] and keep it as long as they like; it never
+//! changes, but for holdings, which are many and are looked up as they are now. Whoever hears of
+//! nodes (the registry's API, a simulation) writes through [`Fleet`]. Nodes that fell silent stay
+//! until they are removed: who decides looks at [`Node::alive`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+
+use crate::hex;
+use crate::prefix::Prefix;
+
+/// Heartbeats in a row that a node may miss before nobody is sent to it any more.
+const MISSED: u64 = 2;
+/// Locks that holders are spread over.
+const SHARDS: usize = 64;
+
+/// A running box, as it last described itself.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// Its name, one in the fleet.
+    pub id: String,
+    /// The region it stands in; empty is unknown.
+    pub region: String,
+    /// What it does, by the roles' own words: `cache`, `superpeer`, `tracker`.
+    pub roles: Vec<String>,
+    /// Its addresses for clients, each on one operator's network.
+    pub links: Vec<Link>,
+    /// Where it serves BitTorrent; `None` when it does not.
+    pub peers: Option<PeerPort>,
+    /// Version of its software.
+    pub version: String,
+    /// What resources may take on it, bytes.
+    pub capacity_bytes: u64,
+    /// How much may be moved to it until its next preload plan, bytes.
+    pub preload_window_bytes: u64,
+    /// When it was last heard, milliseconds since 1970, by the clock of who heard it.
+    pub seen_ms: u64,
+    /// Time between its heartbeats, seconds.
+    pub interval_seconds: u32,
+}
+
+impl Node {
+    /// Whether it was heard within two of its intervals.
+    pub fn alive(&self, now_ms: u64) -> bool {
+        now_ms <= self.alive_until_ms()
+    }
+
+    /// When it is out unless it is heard again, milliseconds since 1970.
+    pub fn alive_until_ms(&self) -> u64 {
+        self.seen_ms.saturating_add(MISSED * 1000 * u64::from(self.interval_seconds))
+    }
+
+    /// Whether it has a role.
+    pub fn has_role(&self, role: &str) -> bool {
+        self.roles.iter().any(|other| other == role)
+    }
+}
+
+/// One address of a node on one operator's network.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Link {
+    /// Its name, one on the node.
+    pub name: String,
+    /// Where clients reach it: scheme, host and port, without a path.
+    pub url: String,
+    /// Name of the operator.
+    pub isp: String,
+    /// Autonomous systems that it is best for. With no prefixes either it is for anybody.
+    pub asns: Vec<u32>,
+    /// Clients' prefixes that it is best for.
+    pub prefixes: Vec<Prefix>,
+    /// What it can carry, kilobits per second; 0 when it takes nothing.
+    pub capacity_kbps: u64,
+    /// What it carries now, kilobits per second.
+    pub used_kbps: u64,
+    /// Whether it takes clients.
+    pub healthy: bool,
+    /// When `used_kbps` was measured, milliseconds since 1970, by the node's clock.
+    pub measured_at_ms: u64,
+}
+
+/// Where a node serves BitTorrent.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerPort {
+    /// Addresses that peers connect to, of either family.
+    pub addresses: Vec<SocketAddr>,
+    /// What it speaks there: `tcp`, `utp`.
+    pub protocols: Vec<String>,
+}
+
+/// What a node has of a resource, or of a package.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Holding {
+    /// Its id, 64 hex digits.
+    pub resource: String,
+    /// Its length, bytes.
+    pub length: u64,
+    /// How much of it is there, bytes.
+    pub held_bytes: u64,
+    /// Whether all of it is there and verified.
+    pub complete: bool,
+    /// Info-hashes of the torrents that it is the content of, as handshakes name them: 40 hex digits
+    /// each. No more than [`MOST_TORRENTS`] are kept.
+    pub info_hashes: Vec<String>,
+}
+
+/// Torrents of one resource that are kept.
+pub const MOST_TORRENTS: usize = 8;
+
+/// A node that has something of a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// The node's number; see [`Snapshot::number`].
+    pub node: u32,
+    /// Length of the resource, bytes.
+    pub length: u64,
+    /// How much of it the node has, bytes.
+    pub held_bytes: u64,
+    /// Whether it has all of it, verified.
+    pub complete: bool,
+}
+
+impl Holder {
+    /// How much of it the node has, permille; 1000 only when it is complete.
+    pub fn permille(&self) -> u32 {
+        if self.complete {
+            return 1000;
+        }
+        let share = u128::from(self.held_bytes) * 1000 / u128::from(self.length.max(1));
+        u32::try_from(share).unwrap_or(u32::MAX).min(999)
+    }
+}
+
+type Key = [u8; 32];
+type InfoHash = [u8; 20];
+
+/// Bytes of a resource's id; `None` unless it is 64 hex digits.
+fn key(resource: &str) -> Option<Key> {
+    hex::decode(resource)
+}
+
+/// An info-hash out of its 40 hex digits.
+pub(crate) fn info_hash(digits: &str) -> Option<InfoHash> {
+    hex::decode(digits)
+}
+
+/// Who holds what.
+struct Holdings {
+    /// The resource that is the content of a torrent, and how many nodes say so.
+    torrents: RwLock<HashMap<InfoHash, (Key, usize)>>,
+    shards: Vec<RwLock<HashMap<Key, Arc<[Holder]>>>>,
+    /// Each node's list, by its number.
+    lists: Mutex<HashMap<u32, List>>,
+}
+
+/// What one node holds.
+#[derive(Default)]
+struct List {
+    /// Ascending.
+    keys: Vec<Key>,
+    torrents: Vec<InfoHash>,
+}
+
+impl Holdings {
+    fn new() -> Self {
+        let shards = (0..SHARDS).map(|_| RwLock::default()).collect();
+        Self { torrents: RwLock::default(), shards, lists: Mutex::default() }
+    }
+
+    fn shard(&self, key: &Key) -> &RwLock<HashMap<Key, Arc<[Holder]>>> {
+        // Ids are hashes.
+        &self.shards[usize::from(key[0]) % SHARDS]
+    }
+
+    /// What a node has of a resource from now on; `None` is nothing.
+    fn set(&self, key: &Key, node: u32, holder: Option<Holder>) {
+        let mut shard = self.shard(key).write();
+        let before = shard.get(key);
+        let same = |other: &Holder| holder == Some(*other);
+        if before.is_some_and(|before| before.iter().any(same)) {
+            return;
+        }
+        let others = before.iter().flat_map(|before| before.iter().copied());
+        let mut after: Vec<Holder> = others.filter(|other| other.node != node).chain(holder).collect();
+        after.sort_unstable_by_key(|holder| holder.node);
+        if after.is_empty() {
+            shard.remove(key);
+        } else {
+            shard.insert(*key, after.into());
+        }
+    }
+
+    fn replace(&self, node: u32, holdings: &[Holding]) {
+        // Held throughout, so that lists of one node do not mix.
+        let mut lists = self.lists.lock();
+        let mut now = List::default();
+        now.keys.reserve(holdings.len());
+        for holding in holdings {
+            let Some(key) = key(&holding.resource) else { continue };
+            let &Holding { length, held_bytes, complete, .. } = holding;
+            self.set(&key, node, Some(Holder { node, length, held_bytes, complete }));
+            now.keys.push(key);
+            let hashes =
+                holding.info_hashes.iter().take(MOST_TORRENTS).filter_map(|digits| info_hash(digits));
+            for hash in hashes {
+                let mut torrents = self.torrents.write();
+                let (resource, nodes) = torrents.entry(hash).or_insert((key, 0));
+                // The first resource keeps it: a node may say what it wants of others' torrents.
+                if *resource == key {
+                    *nodes += 1;
+                    now.torrents.push(hash);
+                }
+            }
+        }
+        now.keys.sort_unstable();
+        now.keys.dedup();
+        let keys = now.keys.clone();
+        let before = if keys.is_empty() { lists.remove(&node) } else { lists.insert(node, now) };
+        let before = before.unwrap_or_default();
+        for hash in before.torrents {
+            let mut torrents = self.torrents.write();
+            if let Some((_, nodes)) = torrents.get_mut(&hash) {
+                *nodes -= 1;
+                if *nodes == 0 {
+                    torrents.remove(&hash);
+                }
+            }
+        }
+        for gone in before.keys.into_iter().filter(|key| keys.binary_search(key).is_err()) {
+            self.set(&gone, node, None);
+        }
+    }
+}
+
+/// The nodes at one moment.
+pub struct Snapshot {
+    /// Grows with every change of the nodes; holdings do not count.
+    pub version: u64,
+    /// The nodes, silent ones included, in the order of their numbers.
+    pub nodes: Vec<Arc<Node>>,
+    numbers: Vec<u32>,
+    holdings: Arc<Holdings>,
+}
+
+impl Snapshot {
+    /// Number of a node by its place in `nodes`: from 1, kept for the id while the process lives,
+    /// also when the node leaves and comes back.
+    ///
+    /// # Panics
+    /// When there is no such place.
+    pub fn number(&self, place: usize) -> u32 {
+        self.numbers[place]
+    }
+
+    /// Place in `nodes` of the node with a number.
+    pub fn place(&self, number: u32) -> Option<usize> {
+        self.numbers.binary_search(&number).ok()
+    }
+
+    /// The node with a number.
+    pub fn numbered(&self, number: u32) -> Option<&Arc<Node>> {
+        self.nodes.get(self.place(number)?)
+    }
+
+    /// The node with an id; looks through all of them.
+    pub fn node(&self, id: &str) -> Option<&Arc<Node>> {
+        self.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// Who holds something of a resource now, by its id in hex digits, in the order of the nodes'
+    /// numbers. Nodes may be among them that are silent, or not in this snapshot.
+    pub fn holders(&self, resource: &str) -> Arc<[Holder]> {
+        let found = key(resource).and_then(|key| self.holdings.shard(&key).read().get(&key).cloned());
+        found.unwrap_or_default()
+    }
+
+    /// Who holds something of the resource that is the content of a torrent, as [`Snapshot::holders`];
+    /// `None` when no node has named its info-hash.
+    pub fn holders_of(&self, info_hash: &[u8; 20]) -> Option<Arc<[Holder]>> {
+        let (key, _) = *self.holdings.torrents.read().get(info_hash)?;
+        Some(self.holdings.shard(&key).read().get(&key).cloned().unwrap_or_default())
+    }
+
+    /// The resource that is the content of a torrent: its id in hex digits.
+    pub fn resource_of(&self, info_hash: &[u8; 20]) -> Option<String> {
+        let (key, _) = *self.holdings.torrents.read().get(info_hash)?;
+        Some(hex::encode(&key))
+    }
+}
+
+/// Nodes with their numbers, and the numbers of all there ever were.
+#[derive(Default)]
+struct Known {
+    nodes: BTreeMap<u32, Arc<Node>>,
+    numbers: HashMap<String, u32>,
+    version: u64,
+}
+
+/// What is known of the fleet now.
+pub struct Fleet {
+    current: ArcSwap<Snapshot>,
+    known: Mutex<Known>,
+    holdings: Arc<Holdings>,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Fleet {
+    /// A fleet of no nodes.
+    pub fn new() -> Self {
+        let holdings = Arc::new(Holdings::new());
+        let empty =
+            Snapshot { version: 0, nodes: Vec::new(), numbers: Vec::new(), holdings: holdings.clone() };
+        Self { current: ArcSwap::from_pointee(empty), known: Mutex::default(), holdings }
+    }
+
+    /// The nodes as they are now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Takes what nodes said: new ones are added, known ones replaced whole. Many at once cost as
+    /// much as one: a change copies the list of nodes.
+    pub fn hear(&self, nodes: impl IntoIterator<Item = Node>) {
+        let mut known = self.known.lock();
+        for node in nodes {
+            let next = u32::try_from(known.numbers.len() + 1).unwrap_or(u32::MAX);
+            let number = match known.numbers.get(&node.id) {
+                Some(number) => *number,
+                None => *known.numbers.entry(node.id.clone()).or_insert(next),
+            };
+            known.nodes.insert(number, Arc::new(node));
+        }
+        self.publish(&mut known);
+    }
+
+    /// Forgets a node and what it holds.
+    pub fn remove(&self, id: &str) {
+        let mut known = self.known.lock();
+        let Some(number) = known.numbers.get(id).copied() else { return };
+        if known.nodes.remove(&number).is_some() {
+            self.holdings.replace(number, &[]);
+            self.publish(&mut known);
+        }
+    }
+
+    /// All that a node holds, in place of what it held before. Nothing happens when the node is not
+    /// known; ids that are not 64 hex digits are left out.
+    pub fn holds(&self, id: &str, holdings: &[Holding]) {
+        let known = self.known.lock();
+        let number = known.numbers.get(id).copied().filter(|number| known.nodes.contains_key(number));
+        if let Some(number) = number {
+            self.holdings.replace(number, holdings);
+        }
+    }
+
+    fn publish(&self, known: &mut Known) {
+        known.version += 1;
+        self.current.store(Arc::new(Snapshot {
+            version: known.version,
+            nodes: known.nodes.values().cloned().collect(),
+            numbers: known.nodes.keys().copied().collect(),
+            holdings: self.holdings.clone(),
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: &str) -> Node {
+        Node { id: id.into(), seen_ms: 1000, interval_seconds: 5, ..Node::default() }
+    }
+
+    fn holding(digit: char, held_bytes: u64) -> Holding {
+        let resource = digit.to_string().repeat(64);
+        Holding { resource, length: 1000, held_bytes, complete: held_bytes == 1000, ..Holding::default() }
+    }
+
+    #[test]
+    fn a_node_is_out_after_two_intervals() {
+        let node = node("a");
+        assert!(node.alive(1000) && node.alive(11_000) && !node.alive(11_001));
+        assert!(Node { interval_seconds: u32::MAX, seen_ms: u64::MAX, ..node }.alive(u64::MAX));
+    }
+
+    #[test]
+    fn numbers_stay_while_nodes_come_and_go() {
+        let fleet = Fleet::new();
+        fleet.hear([node("a"), node("b")]);
+        let before = fleet.snapshot();
+        fleet.remove("a");
+        fleet.hear([node("c")]);
+        let after = fleet.snapshot();
+        assert_eq!(after.nodes.iter().map(|node| &*node.id).collect::<Vec<_>>(), ["b", "c"]);
+        assert_eq!((after.number(0), after.number(1)), (2, 3));
+        assert_eq!(before.nodes.len(), 2);
+        assert!(after.version > before.version);
+        assert!(after.numbered(1).is_none() && after.node("a").is_none());
+        fleet.hear([node("a")]);
+        assert_eq!(fleet.snapshot().numbered(1).unwrap().id, "a");
+        fleet.remove("nobody");
+    }
+
+    #[test]
+    fn holders_are_found_and_lists_replaced() {
+        let fleet = Fleet::new();
+        fleet.hear([node("a"), node("b")]);
+        fleet.holds("a", &[holding('1', 1000), holding('2', 10)]);
+        fleet.holds("b", &[holding('1', 500)]);
+        let snapshot = fleet.snapshot();
+        let holders = snapshot.holders(&"1".repeat(64));
+        assert_eq!(holders.iter().map(|holder| holder.permille()).collect::<Vec<_>>(), [1000, 500]);
+        fleet.holds("a", &[holding('2', 20)]);
+        assert_eq!(snapshot.holders(&"1".repeat(64)).len(), 1);
+        assert_eq!(snapshot.holders(&"2".repeat(64))[0].held_bytes, 20);
+        fleet.remove("a");
+        assert!(snapshot.holders(&"2".repeat(64)).is_empty());
+        fleet.holds("a", &[holding('2', 20)]);
+        assert!(snapshot.holders(&"2".repeat(64)).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_id_is_held_by_nobody() {
+        let fleet = Fleet::new();
+        fleet.hear([node("a")]);
+        let odd = |resource: &str| Holding { resource: resource.into(), ..Holding::default() };
+        fleet.holds("a", &[odd(""), odd("xyz"), odd(&"g".repeat(64)), odd(&"\u{e9}".repeat(32))]);
+        for resource in ["", "xyz", &"g".repeat(64), &"\u{e9}".repeat(32), &"0".repeat(65)] {
+            assert!(fleet.snapshot().holders(resource).is_empty());
+        }
+        let more = Holder { node: 1, length: 0, held_bytes: u64::MAX, complete: false };
+        assert_eq!(more.permille(), 999);
+    }
+}

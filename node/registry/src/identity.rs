@@ -1,0 +1,151 @@
+//! Who calls: node ids, and the certificates that vouch for them.
+
+use std::net::SocketAddr;
+
+use skerry_core::api::Call;
+use x509_parser::extensions::GeneralName;
+
+use crate::error::Refused;
+
+/// Before a node's id in the name (SAN URI) of its certificate.
+const URI: &str = "skerry://node/";
+/// Longest id of a node, bytes.
+pub const MOST_ID: usize = 64;
+/// What [`is_id`] asks for, in words.
+pub(crate) const RULE: &str =
+    "must be a node's name: at most 64 letters, digits, `-`, `.` and `_`, a letter first";
+
+/// Who makes a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The node that the connection's verified client certificate names.
+    pub node: Option<String>,
+    /// Where the connection comes from.
+    pub address: SocketAddr,
+    /// Whether that is this machine's loopback.
+    pub local: bool,
+}
+
+impl Caller {
+    /// Somebody at an address, with the node of a verified certificate if there is one.
+    pub fn new(node: Option<String>, address: SocketAddr) -> Self {
+        Self { node, address, local: address.ip().to_canonical().is_loopback() }
+    }
+
+    /// Whether anybody vouches for the caller. With `insecure_loopback`, whoever is on this machine
+    /// is taken at their word.
+    ///
+    /// # Errors
+    /// [`Refused::Nobody`] when not.
+    pub fn known(&self, insecure_loopback: bool) -> Result<(), Refused> {
+        if self.node.is_some() || (insecure_loopback && self.local) { Ok(()) } else { Err(Refused::Nobody) }
+    }
+
+    /// Whether the caller may speak for a node: a certificate speaks for its own node alone.
+    ///
+    /// # Errors
+    /// [`Refused::Nobody`] or [`Refused::Other`] when not.
+    pub fn speaks_for(&self, id: &str, insecure_loopback: bool) -> Result<(), Refused> {
+        match &self.node {
+            Some(node) if node == id => Ok(()),
+            Some(node) => Err(Refused::Other { caller: node.clone() }),
+            None => self.known(insecure_loopback),
+        }
+    }
+}
+
+impl From<&Call> for Caller {
+    fn from(call: &Call) -> Self {
+        Self::new(call.certificate.as_deref().and_then(node_of), call.client)
+    }
+}
+
+/// The name (SAN URI) of a node in its certificate.
+pub fn uri(id: &str) -> String {
+    format!("{URI}{id}")
+}
+
+/// The node that a certificate (DER) was made for: its SAN URI `skerry://node/ID`, or its common name
+/// when it has no URI. Only for certificates that were verified against the fleet's authority.
+pub fn node_of(certificate: &[u8]) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let names = certificate.subject_alternative_name().ok()?;
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    let uris: Vec<&str> = names
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        })
+        .collect();
+    let id = match uris.as_slice() {
+        [] => certificate.subject().iter_common_name().next()?.as_str().ok()?,
+        [uri] => uri.strip_prefix(URI)?,
+        // It could be taken for either.
+        _ => return None,
+    };
+    is_id(id).then(|| id.to_owned())
+}
+
+/// When a certificate (DER) ends, seconds since 1970.
+pub fn ends(certificate: &[u8]) -> Option<u64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    u64::try_from(certificate.validity().not_after.timestamp()).ok()
+}
+
+/// Whether a text can be a node's id: as `node.name`, at most 64 bytes.
+pub fn is_id(text: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    text.len() <= MOST_ID
+        && text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.bytes().all(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(node: Option<&str>, address: &str) -> Caller {
+        Caller::new(node.map(str::to_owned), address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_node_speaks_for_itself_alone() {
+        let node = caller(Some("a"), "192.0.2.1:1000");
+        assert!(node.speaks_for("a", false).is_ok() && node.known(false).is_ok());
+        assert!(matches!(node.speaks_for("b", true), Err(Refused::Other { .. })));
+        // Not even on loopback.
+        assert!(caller(Some("a"), "127.0.0.1:1000").speaks_for("b", true).is_err());
+    }
+
+    #[test]
+    fn without_a_certificate_only_loopback_can_be_let_in() {
+        for (address, local) in [
+            ("127.0.0.1:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("192.0.2.1:1", false),
+            ("[2001:db8::1]:1", false),
+        ] {
+            let caller = caller(None, address);
+            assert_eq!(caller.speaks_for("a", true).is_ok(), local, "{address}");
+            assert!(matches!(caller.speaks_for("a", false), Err(Refused::Nobody)));
+        }
+    }
+
+    #[test]
+    fn ids_are_as_node_names() {
+        for id in ["a", "edge-7", "Edge.7_b", &"a".repeat(MOST_ID)] {
+            assert!(is_id(id), "{id}");
+        }
+        for id in ["", "7up", "-a", "a b", "a/b", "é", "a\n", &"a".repeat(MOST_ID + 1)] {
+            assert!(!is_id(id), "{id}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_names_nobody() {
+        for bytes in [b"".as_slice(), b"\x30\x82\xff\xff", &[0x30; 64], &[0xff; 300]] {
+            assert_eq!((node_of(bytes), ends(bytes)), (None, None));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! `skerry_registry_*`.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use skerry_core::metrics::register;
+
+/// Metrics of the registry: of the control node's side, and of a node's. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    pub(crate) nodes: IntGaugeVec,
+    pub(crate) holdings: IntGauge,
+    pub(crate) demand: IntGauge,
+    pub(crate) heartbeats: IntCounterVec,
+    pub(crate) reports: IntCounterVec,
+    pub(crate) enrolments: IntCounterVec,
+    pub(crate) write_failures: IntCounter,
+    pub(crate) reachable: IntGauge,
+    pub(crate) control_requests: IntCounterVec,
+    pub(crate) queued: IntGaugeVec,
+    pub(crate) dropped: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers the families.
+    ///
+    /// # Errors
+    /// When they are registered already.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name, help| register(registry, IntCounter::new(name, help)?);
+        let gauge = |name, help| register(registry, IntGauge::new(name, help)?);
+        let counters =
+            |name, help, label| register(registry, IntCounterVec::new(Opts::new(name, help), &[label])?);
+        let gauges =
+            |name, help, label| register(registry, IntGaugeVec::new(Opts::new(name, help), &[label])?);
+        Ok(Self {
+            nodes: gauges(
+                "skerry_registry_nodes",
+                "Nodes on record at the control node: live, silent, left, denied.",
+                "state",
+            )?,
+            holdings: gauge("skerry_registry_holdings", "Holdings of all nodes on record.")?,
+            demand: gauge("skerry_registry_demand_counts", "Counts of requests by resource and region.")?,
+            heartbeats: counters(
+                "skerry_registry_heartbeats_total",
+                "Heartbeats that came in: taken, refused.",
+                "result",
+            )?,
+            reports: counters(
+                "skerry_registry_reports_total",
+                "Reports of failed verifications: taken, refused.",
+                "result",
+            )?,
+            enrolments: counters(
+                "skerry_registry_enrolments_total",
+                "Machines that wanted to become nodes: taken, refused.",
+                "result",
+            )?,
+            write_failures: counter(
+                "skerry_registry_write_failures_total",
+                "Records that are known in memory alone, since they could not be written.",
+            )?,
+            reachable: gauge(
+                "skerry_registry_control_reachable",
+                "1 when the control node answered this node's last request, else 0.",
+            )?,
+            control_requests: counters(
+                "skerry_registry_control_requests_total",
+                "Requests of this node to the control node: answered, refused, failed.",
+                "outcome",
+            )?,
+            queued: gauges(
+                "skerry_registry_queued",
+                "What waits to be told to the control node: holdings, demand, reports.",
+                "what",
+            )?,
+            dropped: counters(
+                "skerry_registry_dropped_total",
+                "What was not told to the control node, since too much waited: demand, reports.",
+                "what",
+            )?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_families_are_there_under_their_prefix() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        assert!(Metrics::new(&registry).is_err());
+        metrics.nodes.with_label_values(&["live"]).set(1);
+        metrics.heartbeats.with_label_values(&["taken"]).inc();
+        let text = String::from_utf8(skerry_core::metrics::text(&registry)).unwrap();
+        assert!(text.contains("skerry_registry_nodes{state=\"live\"} 1"), "{text}");
+        assert!(text.contains("skerry_registry_heartbeats_total{result=\"taken\"} 1"), "{text}");
+        let families: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        assert!(families.len() >= 6, "{text}");
+        assert!(families.iter().all(|family| family.starts_with("skerry_registry_")), "{text}");
+    }
+}

@@ -1,0 +1,69 @@
+//! The node in its fleet: what it tells of itself, how it reaches the control node, and what the
+//! tracker hears of the others.
+
+mod holdings;
+mod super_peers;
+mod transport;
+
+pub use holdings::tell_holdings;
+pub use super_peers::FromFleet;
+pub use transport::Https;
+
+use std::net::SocketAddr;
+
+use skerry_registry::{Node, PeerPort};
+
+use crate::VERSION;
+use crate::config::Config;
+
+/// What this node says of itself, with the addresses that its peer wire listens on.
+pub fn description(config: &Config, peers: &[SocketAddr]) -> Node {
+    let roles = [
+        ("cache", true),
+        ("superpeer", config.superpeer.enabled),
+        ("tracker", config.tracker.enabled),
+        ("selector", config.selector.enabled),
+    ];
+    Node {
+        roles: roles.iter().filter(|(_, is_on)| *is_on).map(|(role, _)| (*role).to_owned()).collect(),
+        peers: config.superpeer.enabled.then(|| PeerPort {
+            addresses: announced(&config.superpeer.announce, peers),
+            protocols: vec!["tcp".to_owned()],
+        }),
+        version: VERSION.to_owned(),
+        capacity_bytes: config.store.pinned_bytes,
+        ..Node::default()
+    }
+}
+
+/// The addresses that peers are told of: those configured, port 0 standing for the one that is listened
+/// on; else those listened on that name an address.
+fn announced(configured: &[SocketAddr], listening: &[SocketAddr]) -> Vec<SocketAddr> {
+    if configured.is_empty() {
+        return listening.iter().filter(|address| !address.ip().is_unspecified()).copied().collect();
+    }
+    let port_of = |address: &SocketAddr| {
+        let same = listening.iter().find(|other| other.is_ipv4() == address.is_ipv4());
+        same.or(listening.first()).map_or(0, SocketAddr::port)
+    };
+    let with_port = |address: &SocketAddr| match address.port() {
+        0 => SocketAddr::new(address.ip(), port_of(address)),
+        _ => *address,
+    };
+    configured.iter().map(with_port).filter(|address| address.port() > 0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_told_of_addresses_that_lead_here() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let listening = [at("0.0.0.0:6881"), at("[::1]:7000")];
+        assert_eq!(announced(&[], &listening), [at("[::1]:7000")]);
+        let configured = [at("192.0.2.1:0"), at("[2001:db8::1]:0"), at("192.0.2.2:9")];
+        let told = [at("192.0.2.1:6881"), at("[2001:db8::1]:7000"), at("192.0.2.2:9")];
+        assert_eq!(announced(&configured, &listening), told);
+    }
+}

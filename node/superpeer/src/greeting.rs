@@ -1,0 +1,130 @@
+//! The handshake: which torrent, in the plain or encrypted, and whether it is held.
+
+use std::io;
+use std::sync::Arc;
+
+use skerry_store::StoreError;
+use skerry_wire::mse::{Acceptor, Cipher, Method, Methods, Random};
+use skerry_wire::peer::{HANDSHAKE_LENGTH, Handshake, Reserved};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::config::Encryption;
+use crate::node::Node;
+use crate::swarm::Swarm;
+
+/// Bytes read at once.
+const READ: usize = 2048;
+/// Padding of the key exchange, bytes: so that its length tells nothing.
+const PAD: usize = 512;
+
+/// A peer whose torrent is held.
+pub(crate) struct Greeted {
+    pub(crate) swarm: Arc<Swarm>,
+    /// What it said.
+    pub(crate) handshake: Handshake,
+    pub(crate) incoming: Cipher,
+    pub(crate) outgoing: Cipher,
+    /// What came after its handshake.
+    pub(crate) rest: Vec<u8>,
+}
+
+/// Why a peer is let go before any data.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("nothing of that torrent is held")]
+    Unknown,
+    #[error("it took too long")]
+    TimedOut,
+    #[error("it closed the connection")]
+    Closed,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Encryption(skerry_wire::mse::Error),
+    #[error("plain connections are refused by `superpeer.encryption`")]
+    Plain,
+    #[error("{0}")]
+    Protocol(#[from] skerry_wire::peer::Error),
+    #[error("the info-hash within the encrypted stream is another than that of its key")]
+    Mismatch,
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+impl Refused {
+    /// What it is counted as.
+    pub(crate) fn cause(&self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Encryption(skerry_wire::mse::Error::UnknownInfoHash) => "unknown",
+            Self::Encryption(_) | Self::Plain | Self::Mismatch => "encryption",
+            _ => "handshake",
+        }
+    }
+}
+
+/// Takes a peer's handshake and answers it. Its torrent is looked up before anything is said but what
+/// the key exchange needs.
+pub(crate) async fn accept(node: &Arc<Node>, stream: &mut TcpStream) -> Result<Greeted, Refused> {
+    let methods = match node.config.encryption {
+        Encryption::Accept | Encryption::Refuse => Methods::ANY,
+        Encryption::Require => Methods::RC4,
+    };
+    let mut acceptor = Acceptor::new(random(), methods, Method::Plain);
+    let mut read = [0; READ];
+    let established = loop {
+        let count = stream.read(&mut read).await?;
+        if count == 0 {
+            return Err(Refused::Closed);
+        }
+        let mut answer = Vec::new();
+        let behind = |keyed: &[u8; 20]| node.catalogue.behind(keyed).ok().flatten();
+        let step = acceptor.receive(&read[..count], &mut answer, behind).map_err(Refused::Encryption)?;
+        if !answer.is_empty() {
+            if node.config.encryption == Encryption::Refuse {
+                return Err(Refused::Encryption(skerry_wire::mse::Error::Synchronisation));
+            }
+            stream.write_all(&answer).await?;
+        }
+        if let Some(established) = step {
+            break established;
+        }
+    };
+    let is_encrypted = established.info_hash.is_some();
+    if !is_encrypted && node.config.encryption == Encryption::Require {
+        return Err(Refused::Plain);
+    }
+    let (mut incoming, mut outgoing) = (established.reading, established.writing);
+    let mut received = established.received;
+    let handshake = loop {
+        if let Some(handshake) = Handshake::parse(&received)? {
+            break handshake;
+        }
+        let count = stream.read(&mut read).await?;
+        if count == 0 {
+            return Err(Refused::Closed);
+        }
+        incoming.apply(&mut read[..count]);
+        received.extend_from_slice(&read[..count]);
+    };
+    if established.info_hash.is_some_and(|named| named != handshake.info_hash) {
+        return Err(Refused::Mismatch);
+    }
+    let swarm = node.swarm(handshake.info_hash).await?.ok_or(Refused::Unknown)?;
+    let reserved = Reserved::EXTENSION | Reserved::FAST | Reserved::V2;
+    let ours = Handshake { reserved, info_hash: handshake.info_hash, peer_id: node.peer_id };
+    let mut words = ours.encode();
+    outgoing.apply(&mut words);
+    stream.write_all(&words).await?;
+    let rest = received.split_off(HANDSHAKE_LENGTH);
+    Ok(Greeted { swarm, handshake, incoming, outgoing, rest })
+}
+
+fn random() -> Random {
+    let mut private_key = [0; 20];
+    fastrand::fill(&mut private_key);
+    let mut pad = vec![0; fastrand::usize(..=PAD)];
+    fastrand::fill(&mut pad);
+    Random { private_key, pad, sealed_pad: fastrand::usize(..=PAD) }
+}

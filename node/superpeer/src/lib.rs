@@ -1,0 +1,26 @@
+//! The super-peer role: whatever the catalogue holds, for any BitTorrent client.
+//!
+//! A peer's handshake names a torrent ([`greeting`]); one that is not held is closed before any data.
+//! Else the peer joins the torrent's [`swarm`], is given a place at the table when there is one
+//! ([`places`], [`choke`]; a taste of it until then: [`allowed`]), and its requests go out as slices of
+//! the memory tier's chunks ([`connection`], [`outbox`]). Nothing is asked of peers: what they upload is
+//! theirs to decide.
+
+mod allowed;
+mod choke;
+pub mod config;
+mod connection;
+pub mod error;
+mod greeting;
+pub mod metrics;
+mod node;
+mod offers;
+mod outbox;
+mod places;
+pub mod role;
+mod server;
+mod swarm;
+
+pub use config::SuperPeerConfig;
+pub use error::SuperPeerError;
+pub use role::SuperPeer;

@@ -1,0 +1,142 @@
+//! What every connection shares: the node's side of the peer wire.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use skerry_core::bucket::Bucket;
+use skerry_store::{Catalogue, StoreError};
+use tokio::sync::{Semaphore, watch};
+
+use crate::config::SuperPeerConfig;
+use crate::metrics::Metrics;
+use crate::places::{Limits, Places};
+use crate::swarm::Swarm;
+
+/// Torrents that are opened at once.
+const OPENING: usize = 4;
+/// Swarms that are kept a while when their last peer has gone.
+const LATELY: usize = 64;
+/// Requests for hashes that are worked on at once, where there is anything to compute.
+const HASHING: usize = 2;
+
+/// The node, as its peers see it.
+pub(crate) struct Node {
+    /// `[superpeer]`.
+    pub(crate) config: SuperPeerConfig,
+    /// What is held.
+    pub(crate) catalogue: Catalogue,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
+    /// Who is connected.
+    pub(crate) places: Arc<Places>,
+    /// Bytes per second to all peers.
+    pub(crate) rate: Bucket,
+    /// The node's peer id (BEP 20), new at every start.
+    pub(crate) peer_id: [u8; 20],
+    /// A turn at computing hashes: a few bytes ask for those of a whole piece.
+    pub(crate) hashing: Arc<Semaphore>,
+    swarms: Mutex<HashMap<[u8; 20], Weak<Swarm>>>,
+    /// Swarms that were opened lately, so that who comes and goes does not have one opened each time.
+    lately: Mutex<Vec<Arc<Swarm>>>,
+    opening: Arc<Semaphore>,
+    changes: watch::Receiver<u64>,
+}
+
+impl Node {
+    /// A node without peers.
+    pub(crate) fn new(config: SuperPeerConfig, catalogue: Catalogue, metrics: Metrics) -> Arc<Self> {
+        let mut peer_id = *b"-SK0100-000000000000";
+        peer_id[8..].iter_mut().for_each(|byte| *byte = fastrand::alphanumeric() as u8);
+        Arc::new(Self {
+            places: Places::new(Limits {
+                peers: config.max_connections,
+                handshakes: config.max_handshakes,
+                per_network: config.max_connections_per_address,
+                served: config.max_unchoked,
+            }),
+            rate: Bucket::new(config.rate_bytes),
+            changes: catalogue.changes(),
+            config,
+            catalogue,
+            metrics,
+            peer_id,
+            hashing: Arc::new(Semaphore::new(HASHING)),
+            swarms: Mutex::default(),
+            lately: Mutex::default(),
+            opening: Arc::new(Semaphore::new(OPENING)),
+        })
+    }
+
+    /// The swarm of an info-hash; `None` when nothing of it is held.
+    pub(crate) async fn swarm(
+        self: &Arc<Self>,
+        info_hash: [u8; 20],
+    ) -> Result<Option<Arc<Swarm>>, StoreError> {
+        if let Some(swarm) = self.known(&info_hash) {
+            return Ok(Some(swarm));
+        }
+        let turn = self.opening.clone().acquire_owned().await.map_err(|_| StoreError::Closing)?;
+        // Another connection may have opened it meanwhile.
+        if let Some(swarm) = self.known(&info_hash) {
+            return Ok(Some(swarm));
+        }
+        let node = self.clone();
+        // The turn ends with the work, whatever becomes of the connection.
+        let open = move || (node.open(info_hash), turn).0;
+        tokio::task::spawn_blocking(open).await.map_err(|_| StoreError::Closing)?
+    }
+
+    fn known(&self, info_hash: &[u8; 20]) -> Option<Arc<Swarm>> {
+        let change = *self.changes.borrow();
+        let swarm = self.swarms.lock().get(info_hash).and_then(Weak::upgrade);
+        swarm.filter(|swarm| swarm.is_current(change))
+    }
+
+    fn open(&self, info_hash: [u8; 20]) -> Result<Option<Arc<Swarm>>, StoreError> {
+        let change = *self.changes.borrow();
+        let Some(torrent) = self.catalogue.torrent(&info_hash)? else { return Ok(None) };
+        let opened = Swarm::open(info_hash, torrent, &self.catalogue, &self.config, change)?;
+        let Some(opened) = opened else { return Ok(None) };
+        let mut swarms = self.swarms.lock();
+        let other = swarms.get(&info_hash).and_then(Weak::upgrade);
+        if let Some(swarm) = other.filter(|swarm| swarm.is_current(change)) {
+            return Ok(Some(swarm));
+        }
+        swarms.retain(|_, swarm| swarm.strong_count() > 0);
+        swarms.insert(info_hash, Arc::downgrade(&opened));
+        drop(swarms);
+        let mut lately = self.lately.lock();
+        if lately.len() < LATELY {
+            lately.push(opened.clone());
+        }
+        Ok(Some(opened))
+    }
+
+    /// Lets go of swarms without peers; called now and then.
+    pub(crate) fn forget(&self) {
+        drop(std::mem::take(&mut *self.lately.lock()));
+    }
+
+    /// Torrents with peers: their info-hashes, and how many peers.
+    pub(crate) fn swarms(&self) -> Vec<(String, usize)> {
+        let swarms: Vec<Arc<Swarm>> = self.swarms.lock().values().filter_map(Weak::upgrade).collect();
+        let peopled = swarms.iter().filter(|swarm| swarm.len() > 0);
+        peopled.map(|swarm| (skerry_store::chunk::hex(&swarm.info_hash), swarm.len())).collect()
+    }
+
+    /// Counts a block.
+    pub(crate) fn count(&self, bytes: u64) {
+        self.metrics.sent.inc_by(bytes);
+        self.metrics.blocks.inc();
+    }
+
+    /// What a read has given; a failure is logged and gives nothing.
+    pub(crate) fn read(&self, read: Result<Option<Bytes>, StoreError>) -> Option<Bytes> {
+        read.unwrap_or_else(|error| {
+            log::warn!("a chunk cannot be read for a peer: {error}");
+            None
+        })
+    }
+}

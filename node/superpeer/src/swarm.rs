@@ -1,0 +1,414 @@
+//! A torrent that is being served: what of it is held, where its bytes are, and who wants them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::{Mutex, RwLock};
+use skerry_core::bucket::Bucket;
+use skerry_store::catalogue::Torrent;
+use skerry_store::{Catalogue, Held, Located, StoreError};
+use skerry_wire::Sha256Hash;
+use skerry_wire::merkle::{self, Tree};
+use skerry_wire::metainfo::Layout;
+use skerry_wire::peer::{Bitfield, Block, HashRequest};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config::SuperPeerConfig;
+use crate::offers::Offers;
+use crate::places::Peer;
+
+/// The longest piece that is read to answer a request for hashes within it, bytes.
+const MAX_HASHED: u32 = 16 << 20;
+/// Zeros that stand for padding.
+static ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
+
+/// A torrent with peers, by one of its info-hashes.
+pub(crate) struct Swarm {
+    /// As it stands in handshakes.
+    pub(crate) info_hash: [u8; 20],
+    /// The torrent.
+    pub(crate) torrent: Arc<Torrent>,
+    /// Whether the handshake named the v2 info-hash: its pieces are numbered and measured so.
+    is_v2: bool,
+    /// The resources of its files.
+    files: Vec<Option<Arc<Held>>>,
+    /// The catalogue's count of changes when they were looked up.
+    change: u64,
+    have: RwLock<Bitfield>,
+    /// Pieces that were found gone, in that order: each connection knows how many of them it has told.
+    lost: RwLock<Vec<u32>>,
+    /// Peers, and where each can be connected to.
+    members: Mutex<HashMap<u64, Member>>,
+    /// Bytes per second of this torrent.
+    pub(crate) rate: Bucket,
+    trees: Mutex<HashMap<Sha256Hash, Arc<Tree>>>,
+    /// When pieces are shown one by one.
+    offers: Option<Mutex<Offers>>,
+}
+
+struct Member {
+    peer: Arc<Peer>,
+    listens: Option<SocketAddr>,
+}
+
+/// Where the bytes of a block are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In one chunk of one file.
+    Chunk {
+        /// The file.
+        file: usize,
+        /// The chunk of its resource.
+        chunk: usize,
+        /// Where in the chunk, bytes.
+        offset: u32,
+    },
+    /// In several, or in padding.
+    Scattered,
+}
+
+impl Swarm {
+    /// A swarm of a torrent whose content is in `catalogue`; `None` when nothing of it is held. What can
+    /// be fetched again counts as held, if it is to be. `change` is the catalogue's count. Blocks.
+    pub(crate) fn open(
+        info_hash: [u8; 20],
+        torrent: Arc<Torrent>,
+        catalogue: &Catalogue,
+        config: &SuperPeerConfig,
+        change: u64,
+    ) -> Result<Option<Arc<Self>>, StoreError> {
+        let info = torrent.metainfo.info();
+        let is_v2 = info.hash_v1().is_none_or(|hash| hash.0 != info_hash);
+        let Some(layout) = view(&torrent, is_v2) else { return Ok(None) };
+        let starts: HashMap<usize, u64> = layout.file_starts().collect();
+        let mut have = Bitfield::full(layout.piece_count());
+        let mut files = Vec::new();
+        for (file, id) in torrent.files.iter().enumerate() {
+            let held = id.map(|id| catalogue.resource(&id)).transpose()?.flatten();
+            match &held {
+                Some(held) if config.refill && held.from.is_some() => {}
+                Some(held) => {
+                    let presence = catalogue.presence(held)?;
+                    let absent = presence.iter().enumerate().filter(|(_, is_held)| !**is_held);
+                    let pieces = absent.flat_map(|(chunk, _)| {
+                        let start = starts.get(&file).copied();
+                        start.map_or(0..0, |start| pieces_of_chunk(layout, start, held, chunk))
+                    });
+                    pieces.for_each(|piece| _ = have.clear(piece));
+                }
+                None => layout.pieces_of(file).for_each(|piece| _ = have.clear(piece)),
+            }
+            files.push(held);
+        }
+        if have.count() == 0 {
+            return Ok(None);
+        }
+        let offers = config.super_seeding.then(|| Mutex::new(Offers::new(have.pieces())));
+        Ok(Some(Arc::new(Self {
+            info_hash,
+            is_v2,
+            files,
+            change,
+            have: RwLock::new(have),
+            lost: RwLock::default(),
+            members: Mutex::default(),
+            rate: Bucket::new(config.rate_bytes_per_torrent),
+            trees: Mutex::default(),
+            offers,
+            torrent,
+        })))
+    }
+
+    /// Whether a new peer can join: something is left to serve, and nothing says that there may be other
+    /// things by now. While there are peers, what they were told stands.
+    pub(crate) fn is_current(&self, change: u64) -> bool {
+        self.have.read().count() > 0 && (self.change == change || self.len() > 0)
+    }
+
+    /// The pieces as the handshake's info-hash numbers them.
+    pub(crate) fn layout(&self) -> &Layout {
+        view(&self.torrent, self.is_v2).expect("a swarm has the view of its info-hash")
+    }
+
+    /// What is held.
+    pub(crate) fn have(&self) -> Bitfield {
+        self.have.read().clone()
+    }
+
+    /// Whether a piece is held.
+    pub(crate) fn has(&self, piece: u32) -> bool {
+        self.have.read().get(piece)
+    }
+
+    /// Where a block is; `None` when the torrent has no such block.
+    pub(crate) fn place(&self, block: &Block) -> Option<Place> {
+        let real = self.real_length(block)?;
+        if real < block.length {
+            return Some(Place::Scattered);
+        }
+        let mut parts = self.layout().blocks(block.piece, block.begin, block.length)?;
+        let first = parts.next()?;
+        let Some(file) = first.file.filter(|_| first.length == block.length) else {
+            return Some(Place::Scattered);
+        };
+        let Some(held) = self.files.get(file).and_then(Option::as_ref) else { return Some(Place::Scattered) };
+        let chunk_length = u64::from(held.resource.chunk_length);
+        let offset = first.offset % chunk_length;
+        if offset + u64::from(first.length) > chunk_length {
+            return Some(Place::Scattered);
+        }
+        let chunk = (first.offset / chunk_length) as usize;
+        Some(Place::Chunk { file, chunk, offset: offset as u32 })
+    }
+
+    /// How much of a block is content, bytes; `None` when the torrent has no such block. Some clients
+    /// ask for v2 pieces as long as all others where their file ends early (BEP 52 leaves it open), and
+    /// want zeros for the rest.
+    fn real_length(&self, block: &Block) -> Option<u32> {
+        let layout = self.layout();
+        let (has, end) = (layout.piece_length(block.piece), block.begin.checked_add(block.length)?);
+        if block.length > 0 && end <= has {
+            return Some(block.length);
+        }
+        let fits = self.is_v2 && has > 0 && block.length > 0 && end <= layout.full_piece_length();
+        fits.then(|| has.saturating_sub(block.begin))
+    }
+
+    /// Where a chunk of a file is kept.
+    pub(crate) fn located(&self, file: usize, chunk: usize) -> Option<Located> {
+        self.files.get(file)?.as_ref()?.located(chunk)
+    }
+
+    /// A chunk of a file.
+    pub(crate) async fn chunk(
+        &self,
+        catalogue: &Catalogue,
+        file: usize,
+        chunk: usize,
+        refill: bool,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let Some(held) = self.files.get(file).and_then(Option::as_ref) else { return Ok(None) };
+        if refill {
+            return catalogue.chunk(held, chunk).await;
+        }
+        let Some(located) = held.located(chunk) else { return Ok(None) };
+        catalogue.store().read(located).await
+    }
+
+    /// A block that lies in more than one chunk, put together.
+    pub(crate) async fn gather(
+        &self,
+        catalogue: &Catalogue,
+        block: Block,
+        refill: bool,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let mut whole = BytesMut::with_capacity(block.length as usize);
+        let Some(real) = self.real_length(&block) else { return Ok(None) };
+        let parts = self.layout().blocks(block.piece, block.begin, real).into_iter().flatten();
+        let mut at_hand: Option<((usize, usize), Bytes)> = None;
+        for part in parts {
+            let Some(file) = part.file else {
+                for rest in (0..part.length as usize).step_by(ZEROS.len()) {
+                    whole.extend_from_slice(&ZEROS[..(part.length as usize - rest).min(ZEROS.len())]);
+                }
+                continue;
+            };
+            let Some(held) = self.files.get(file).and_then(Option::as_ref) else { return Ok(None) };
+            let chunk_length = u64::from(held.resource.chunk_length);
+            let (mut offset, end) = (part.offset, part.offset + u64::from(part.length));
+            while offset < end {
+                let chunk = (offset / chunk_length) as usize;
+                let bytes = match &at_hand {
+                    Some((place, bytes)) if *place == (file, chunk) => bytes.clone(),
+                    _ => match self.chunk(catalogue, file, chunk, refill).await? {
+                        Some(bytes) => bytes,
+                        None => return Ok(None),
+                    },
+                };
+                let from = (offset % chunk_length) as usize;
+                let to = bytes.len().min(from + (end - offset) as usize);
+                if from >= to {
+                    return Ok(None);
+                }
+                whole.extend_from_slice(&bytes[from..to]);
+                offset += (to - from) as u64;
+                at_hand = Some(((file, chunk), bytes));
+            }
+        }
+        whole.resize(block.length as usize, 0);
+        Ok(Some(whole.freeze()))
+    }
+
+    /// Notes that the piece of a block cannot be given any more; false when that was known. Its
+    /// connections are woken to say so.
+    pub(crate) fn lose(&self, piece: u32) -> bool {
+        if !self.have.write().clear(piece) {
+            return false;
+        }
+        self.lost.write().push(piece);
+        self.members.lock().values().for_each(|member| member.peer.wake.notify_one());
+        true
+    }
+
+    /// The pieces lost since `told` of them were told.
+    pub(crate) fn lost_since(&self, told: usize) -> Vec<u32> {
+        self.lost.read().get(told..).unwrap_or_default().to_vec()
+    }
+
+    /// Takes a peer in; returns how many lost pieces it need not be told of.
+    pub(crate) fn join(&self, peer: &Arc<Peer>) -> usize {
+        let told = self.lost.read().len();
+        self.members.lock().insert(peer.number, Member { peer: peer.clone(), listens: None });
+        told
+    }
+
+    /// A peer has said where it listens.
+    pub(crate) fn listens(&self, peer: &Peer, address: SocketAddr) {
+        if let Some(member) = self.members.lock().get_mut(&peer.number) {
+            member.listens = Some(address);
+        }
+    }
+
+    /// Lets a peer go.
+    pub(crate) fn leave(&self, peer: &Peer) {
+        self.members.lock().remove(&peer.number);
+        if let Some(offers) = &self.offers {
+            offers.lock().leave(peer.number);
+        }
+    }
+
+    /// Whether peers are shown one piece at a time.
+    pub(crate) fn is_super_seeding(&self) -> bool {
+        self.offers.is_some()
+    }
+
+    /// The piece to show a peer that has `has`, if one is due.
+    pub(crate) fn offer(&self, peer: &Peer, has: &Bitfield) -> Option<u32> {
+        let start = fastrand::u32(..has.pieces().max(1));
+        let offers = self.offers.as_ref()?;
+        offers.lock().next(peer.number, &self.have.read(), has, start)
+    }
+
+    /// A peer has got a piece: others may have another one coming.
+    pub(crate) fn spread(&self, piece: u32, by: &Peer) {
+        let Some(offers) = &self.offers else { return };
+        let members = self.members.lock();
+        let due = offers.lock().spread(piece, by.number, members.len());
+        due.iter().filter_map(|number| members.get(number)).for_each(|member| member.peer.wake.notify_one());
+    }
+
+    /// Peers connected.
+    pub(crate) fn len(&self) -> usize {
+        self.members.lock().len()
+    }
+
+    /// Where other peers than `peer` listen, at most `most`.
+    pub(crate) fn others(&self, peer: &Peer, most: usize) -> Vec<SocketAddr> {
+        let members = self.members.lock();
+        let others = members.iter().filter(|(number, _)| **number != peer.number);
+        others.filter_map(|(_, member)| member.listens).take(most).collect()
+    }
+
+    /// The answer to a request for hashes (BEP 52); `None` when it is refused. What has to be computed
+    /// takes a turn of `hashing`.
+    pub(crate) async fn hashes(
+        self: &Arc<Self>,
+        catalogue: &Catalogue,
+        hashing: &Arc<Semaphore>,
+        request: HashRequest,
+    ) -> Option<Vec<[u8; 32]>> {
+        let root = Sha256Hash(request.root);
+        let info = self.torrent.metainfo.info();
+        let file = info.file_of(&root)?;
+        let wanted = request.wanted();
+        let known = self.known_tree(&root).filter(|tree| wanted.base >= tree.base());
+        if let Some(tree) = known {
+            return tree.hashes(wanted);
+        }
+        // It is shared with the work, which goes on when the connection is gone.
+        let turn = Arc::new(hashing.clone().acquire_owned().await.ok()?);
+        let tree = self.tree(root, file, turn.clone()).await;
+        if let Some(tree) = &tree
+            && wanted.base >= tree.base()
+        {
+            return tree.hashes(wanted);
+        }
+        let held = self.files.get(file)?.as_ref()?;
+        // A file of one piece is all below its only piece's hash.
+        let base = tree.as_ref().map_or_else(|| merkle::height(held.resource.length), |tree| tree.base());
+        let place = wanted.index >> base.checked_sub(wanted.base)?;
+        let length = (merkle::LEAF as u64) << base;
+        let start = place.checked_mul(length)?;
+        let end = (start + length).min(held.resource.length);
+        if start >= end || end - start > u64::from(MAX_HASHED) {
+            return None;
+        }
+        let bytes = self.bytes(catalogue, held, start, end).await?;
+        let leaves = move || (Tree::new(merkle::leaves(&bytes), 0, base), turn).0;
+        let below = tokio::task::spawn_blocking(leaves).await.ok()?;
+        match tree {
+            Some(tree) => tree.hashes_below(&below, place, wanted),
+            None => below.hashes(wanted),
+        }
+    }
+
+    /// Bytes of a resource in one buffer.
+    async fn bytes(&self, catalogue: &Catalogue, held: &Arc<Held>, start: u64, end: u64) -> Option<Bytes> {
+        let chunk_length = u64::from(held.resource.chunk_length);
+        let mut whole = BytesMut::with_capacity((end - start) as usize);
+        let mut at = start;
+        while at < end {
+            let located = held.located((at / chunk_length) as usize)?;
+            let bytes = catalogue.store().read(located).await.ok()??;
+            let from = (at % chunk_length) as usize;
+            let to = bytes.len().min(from + (end - at) as usize);
+            whole.extend_from_slice(bytes.get(from..to).filter(|bytes| !bytes.is_empty())?);
+            at += (to - from) as u64;
+        }
+        Some(whole.freeze())
+    }
+
+    fn known_tree(&self, root: &Sha256Hash) -> Option<Arc<Tree>> {
+        self.trees.lock().get(root).cloned()
+    }
+
+    /// The tree over a file's piece layer; `None` for a file of one piece. `turn` is held as long as it
+    /// takes to grow.
+    async fn tree(
+        self: &Arc<Self>,
+        root: Sha256Hash,
+        file: usize,
+        turn: Arc<OwnedSemaphorePermit>,
+    ) -> Option<Arc<Tree>> {
+        let known = self.known_tree(&root);
+        let info = self.torrent.metainfo.info();
+        if known.is_some() || info.files().get(file)?.length <= u64::from(info.piece_length()) {
+            return known;
+        }
+        let swarm = self.clone();
+        let grow = move || {
+            let layer = swarm.torrent.metainfo.layer(&root)?.to_vec();
+            let height = merkle::height(swarm.torrent.metainfo.info().piece_length().into());
+            let tree = Arc::new(Tree::new(layer, height, 0));
+            swarm.trees.lock().insert(root, tree.clone());
+            drop(turn);
+            Some(tree)
+        };
+        tokio::task::spawn_blocking(grow).await.ok()?
+    }
+}
+
+fn view(torrent: &Torrent, is_v2: bool) -> Option<&Layout> {
+    let info = torrent.metainfo.info();
+    if is_v2 { info.layout_v2() } else { info.layout_v1() }
+}
+
+/// The pieces that hold bytes of a chunk of a file that begins at `start` of the address space.
+fn pieces_of_chunk(layout: &Layout, start: u64, held: &Held, chunk: usize) -> std::ops::Range<u32> {
+    let piece_length = u64::from(layout.full_piece_length());
+    let from = start + u64::from(held.resource.chunk_length) * chunk as u64;
+    let to = from + u64::from(held.chunk_length(chunk));
+    (from / piece_length) as u32..to.div_ceil(piece_length) as u32
+}

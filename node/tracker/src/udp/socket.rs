@@ -1,0 +1,133 @@
+//! UDP sockets and the threads on them: one of each for every worker, reading packet by packet.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use skerry_core::lifecycle::{Lifecycle, Phase};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::Server;
+use crate::TrackerError;
+
+/// How long a thread sleeps when nothing comes, and how often it looks at the node's phase when packets do.
+const LOOK: Duration = Duration::from_millis(250);
+const PACKETS: u32 = 1024;
+/// Longest request that is read; what is behind it is no part of the protocol.
+const MOST_REQUEST: usize = 2048;
+/// What is asked of the system for packets that wait, so that a burst is not lost; it may give less.
+const BUFFER: usize = 4 << 20;
+
+/// Binds `address` once for every worker (`SO_REUSEPORT`). Port 0 takes a free one.
+///
+/// A first bind without `SO_REUSEPORT` makes sure that no other process already shares the port.
+///
+/// # Errors
+/// When the system does not give the address.
+pub fn bind_udp(address: SocketAddr, workers: usize) -> Result<Vec<UdpSocket>, TrackerError> {
+    let fail = |source| TrackerError::Bind { address, source };
+    let probe = socket(address, false).map_err(fail)?;
+    let address = probe.local_addr().map_err(fail)?;
+    drop(probe);
+    (0..workers).map(|_| socket(address, true)).collect::<Result<_, _>>().map_err(fail)
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    // Beyond the system's limit it gives its most and says so; that is no reason not to serve.
+    let _ = socket.set_recv_buffer_size(BUFFER);
+    let _ = socket.set_send_buffer_size(BUFFER);
+    socket.set_read_timeout(Some(LOOK))?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Answers what comes to a socket until the node drains.
+///
+/// # Errors
+/// When the socket fails for good.
+pub fn serve(socket: &UdpSocket, mut server: Server, lifecycle: &Lifecycle) -> io::Result<()> {
+    let mut packet = [0; MOST_REQUEST];
+    let mut answer = Vec::with_capacity(MOST_REQUEST);
+    let mut left = 0;
+    loop {
+        if left == 0 {
+            if matches!(lifecycle.phase(), Phase::Draining { .. }) {
+                return Ok(());
+            }
+            left = PACKETS;
+        }
+        left -= 1;
+        match socket.recv_from(&mut packet) {
+            Ok((length, from)) => {
+                let now = server.tracker.now();
+                if server.answer(&packet[..length], from, now, &mut answer)
+                    && socket.send_to(&answer, from).is_err()
+                {
+                    server.unsent();
+                }
+            }
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => left = 0,
+                // What the network said of an answer to somebody else.
+                ErrorKind::Interrupted | ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => {}
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use skerry_wire::tracker::udp::{Request, Response};
+
+    use super::*;
+    use crate::tracker::tests::tracker;
+    use crate::udp::ConnectionIds;
+
+    #[test]
+    fn workers_share_a_port_until_the_drain() {
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let sockets = bind_udp(loopback.parse().unwrap(), 2).unwrap();
+            let address = sockets[0].local_addr().unwrap();
+            assert_eq!(sockets[1].local_addr().unwrap(), address);
+            let (tracker, ids, lifecycle) =
+                (tracker(|_| {}), Arc::<ConnectionIds>::default(), Lifecycle::default());
+            let serving = sockets.into_iter().map(|socket| {
+                let (server, lifecycle) = (Server::new(tracker.clone(), ids.clone()), lifecycle.clone());
+                std::thread::spawn(move || serve(&socket, server, &lifecycle))
+            });
+            let serving: Vec<_> = serving.collect();
+            let client = UdpSocket::bind((address.ip(), 0)).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let mut packet = Vec::new();
+            Request::Connect { transaction: 7 }.write(&mut packet);
+            client.send_to(&packet, address).unwrap();
+            let mut answer = [0; 64];
+            let (length, from) = client.recv_from(&mut answer).unwrap();
+            assert_eq!(from, address);
+            assert!(matches!(
+                Response::parse(&answer[..length]),
+                Ok(Response::Connect { transaction: 7, .. })
+            ));
+            lifecycle.drain(Duration::ZERO);
+            serving.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_names_the_address_and_the_key() {
+        let first = bind_udp(SocketAddr::from(([127, 0, 0, 1], 0)), 2).unwrap();
+        let address = first[0].local_addr().unwrap();
+        let error = bind_udp(address, 1).unwrap_err().to_string();
+        assert!(error.contains(&address.to_string()) && error.contains("`tracker.listen`"), "{error}");
+    }
+}
