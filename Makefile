@@ -22,6 +22,7 @@ ALL := --release --workspace
 # The default policies. Only these are built for WASM.
 POLICIES := $(addprefix -p skerry-,region-router preload-planner super-peer-scheduler)
 
+AQUATIC := 0.9.0
 NEXTEST := 0.9.143
 DENY := 0.20.2
 SUITE := 0.4.5
@@ -51,7 +52,7 @@ if (( $${#missing[@]} )); then
 fi
 endef
 
-.PHONY: help setup setup-test setup-lint build policies run test lint lint-fast audit bench fuzz fuzz-test clean
+.PHONY: help setup setup-test setup-lint setup-bench build policies run test lint lint-fast audit bench fuzz fuzz-test clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -83,6 +84,23 @@ setup-test: setup ## install what the tests need
 	if ! cargo nextest --version >/dev/null 2>&1; then
 	    echo "installing cargo-nextest $(NEXTEST)"
 	    cargo install --locked --root $(CACHE) cargo-nextest@$(NEXTEST)
+	fi
+
+# Without its default features aquatic_udp has no Prometheus endpoint: the `metrics` crate that it locks is
+# refused by today's compiler (rust-lang/rust#141402). Optimised when linked, so that it is as fast as it can be.
+setup-bench: setup-test ## install what the benchmarks compare with
+	@fresh=; command -v opentracker >/dev/null || fresh=yes
+	$(call install, opentracker=opentracker)
+	# Nobody has asked for a tracker that runs from now on.
+	if [[ -n $$fresh && -d /run/systemd/system ]]; then "$${root[@]}" systemctl disable --now opentracker; fi
+	export CARGO_PROFILE_RELEASE_LTO=thin
+	if ! command -v aquatic_udp >/dev/null; then
+	    echo "installing aquatic_udp $(AQUATIC)"
+	    cargo install --locked --root $(CACHE) --no-default-features --features mimalloc aquatic_udp@$(AQUATIC)
+	fi
+	if ! command -v aquatic_udp_load_test >/dev/null; then
+	    echo "installing aquatic_udp_load_test $(AQUATIC)"
+	    cargo install --locked --root $(CACHE) aquatic_udp_load_test@$(AQUATIC)
 	fi
 
 setup-lint: setup
@@ -138,9 +156,10 @@ lint: lint-fast setup-lint ## formatting, clippy, docs, and the walls of deny.to
 audit: setup-lint ## known vulnerabilities of the dependencies (fetches RustSec's database)
 	@cargo deny check advisories
 
-bench: setup-test policies ## the store, policies, and the node against nginx (a quarter of an hour, a quiet machine)
+bench: setup-bench policies ## the parts, and the node against nginx, libtorrent and trackers (half an hour, a quiet machine)
 	@cargo build $(ALL) --bins
-	cargo bench --workspace --bench layout --bench store --bench policy --bench speed
+	cargo bench --workspace --bench layout --bench store --bench policy --bench selector --bench tracker \
+	    --bench speed --bench peers --bench trackers
 
 # Coverage counters as libFuzzer reads them, on the stable compiler; no address sanitizer, since nothing
 # here is unsafe but what wasmtime does.

@@ -9,6 +9,7 @@ use skerry_cache::{CacheConfig, SiteConfig};
 use skerry_core::Error;
 use skerry_core::config::{self, AdminConfig, LogConfig, NodeConfig, PublicConfig};
 use skerry_policy::PolicyConfig;
+use skerry_preload::PreloadConfig;
 use skerry_registry::RegistryConfig;
 use skerry_selector::SelectorConfig;
 use skerry_store::StoreConfig;
@@ -39,6 +40,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// `[superpeer]`.
     pub superpeer: SuperPeerConfig,
+    /// `[preload]`.
+    pub preload: PreloadConfig,
     /// `[registry]`.
     pub registry: RegistryConfig,
     /// `[selector]`.
@@ -73,6 +76,7 @@ pub fn default_text() -> String {
         config::commented("superpeer", &config.superpeer),
         config::commented("tracker", &config.tracker),
         config::commented("selector", &config.selector),
+        config::commented("preload", &config.preload),
         config::commented("registry", &config.registry) + skerry_registry::config::LINKS_SAMPLE,
         config::commented("sites.default", &sample_site()),
     ];
@@ -112,6 +116,7 @@ impl Config {
         self.superpeer.check().map_err(owned)?;
         self.tracker.check().map_err(owned)?;
         self.selector.check().map_err(owned)?;
+        self.preload.check().map_err(owned)?;
         self.registry.check().map_err(owned)?;
         for (name, site) in &self.sites {
             site.check().map_err(|(key, reason)| (format!("sites.{name}.{key}"), reason))?;

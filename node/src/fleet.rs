@@ -1,10 +1,12 @@
 //! The node in its fleet: what it tells of itself, how it reaches the control node, and what the
 //! tracker hears of the others.
 
+mod holder;
 mod holdings;
 mod super_peers;
 mod transport;
 
+pub use holder::{Heard, ThroughCache, ToFleet};
 pub use holdings::tell_holdings;
 pub use super_peers::FromFleet;
 pub use transport::Https;

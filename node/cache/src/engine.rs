@@ -10,7 +10,7 @@ use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use parking_lot::Mutex;
 use prometheus::Registry;
-use skerry_core::api::{Apis, Call, Elsewhere};
+use skerry_core::api::{Apis, Call, Demand, Elsewhere};
 use skerry_core::connection::Connection;
 use skerry_core::{Body, problem};
 use skerry_store::Store;
@@ -24,7 +24,7 @@ use crate::hold::Tickets;
 use crate::index::{Index, Key};
 use crate::lane::Tallies;
 use crate::metrics::{CacheResult, Metrics};
-use crate::object::{Object, Variant, now_ms};
+use crate::object::{Object, Variant, declared_length, now_ms};
 use crate::origin::{self, HttpClient, Origin};
 use crate::request::{authority, is_ambiguous};
 use crate::rfc::cache_status::{CacheStatus, Fwd};
@@ -67,6 +67,7 @@ pub struct Cache {
     pub(crate) tickets: Tickets,
     apis: OnceLock<Apis>,
     pub(crate) elsewhere: OnceLock<Arc<dyn Elsewhere>>,
+    pub(crate) demand: OnceLock<Arc<dyn Demand>>,
     pub(crate) background: tokio::runtime::Handle,
     pub(crate) node_name: String,
     client: HttpClient,
@@ -124,6 +125,7 @@ impl Cache {
             tickets: Tickets::default(),
             apis: OnceLock::new(),
             elsewhere: OnceLock::new(),
+            demand: OnceLock::new(),
             background: parts.background,
             node_name: parts.node_name,
             client,
@@ -155,6 +157,11 @@ impl Cache {
     /// request takes the long way.
     pub fn send_on(&self, elsewhere: Arc<dyn Elsewhere>) {
         let _ = self.elsewhere.set(elsewhere);
+    }
+
+    /// Tells what clients ask for. Once, before requests come.
+    pub fn tell_demand(&self, demand: Arc<dyn Demand>) {
+        let _ = self.demand.set(demand);
     }
 
     pub(crate) async fn route(
@@ -206,7 +213,14 @@ impl Cache {
         };
         let (head, body) = request.into_parts();
         let done = if matches!(head.method, Method::GET | Method::HEAD) {
-            self.cached(&site, head).await
+            let asked = self.demand.get().map(|demand| (demand, head.uri.clone()));
+            let done = self.cached(&site, head).await;
+            if let Some((demand, uri)) = asked {
+                let bytes = declared_length(done.response.headers()).unwrap_or(0);
+                let target = uri.path_and_query().map_or("/", |target| target.as_str());
+                demand.asked_for(&site.name, target, bytes);
+            }
+            done
         } else if head.method == Method::CONNECT {
             refuse(StatusCode::METHOD_NOT_ALLOWED, "this node is no tunnel")
         } else {

@@ -89,6 +89,9 @@ impl Cache {
         let entry = self.index.hot(&site.name, target)?;
         let Hot { object, age, ttl, body } = self.hot(site, target, &entry, headers)?;
         let length = body.len();
+        if let Some(demand) = self.demand.get() {
+            demand.asked_for(&site.name, target, length as u64);
+        }
         let mut response = Response::new(body.into());
         let fields = response.headers_mut();
         *fields = object.headers.clone();

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
@@ -16,9 +16,10 @@ use parking_lot::Mutex;
 use skerry_core::Body;
 use skerry_core::bucket::Bucket;
 use skerry_core::role::BoxFuture;
-use skerry_store::catalogue::{CameFrom, CatalogueError, Refill};
+use skerry_store::catalogue::{CameFrom, CatalogueError, Progress, Refill};
 use skerry_store::digest::Ingest;
 use skerry_store::{Catalogue, Held, Store, StoreError};
+use skerry_wire::metainfo::Kind;
 
 use crate::body::Source;
 use crate::engine::Cache;
@@ -44,15 +45,6 @@ pub struct Wanted {
     /// on where it was when it has the same name, also after a restart, but for names that begin with
     /// [`ONCE`](skerry_store::catalogue::ONCE). Who gives up on one that failed lets go of the name.
     pub pin: Option<String>,
-}
-
-/// How far a hold is.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Bytes that came from the origin or were held already.
-    pub received: AtomicU64,
-    /// Bytes of the whole, once they are known; else 0.
-    pub length: AtomicU64,
 }
 
 /// A hold under way, as the fill of its object sees it.
@@ -303,7 +295,7 @@ impl Cache {
         let add = move || {
             store.flush_pins_blocking()?;
             // First, so that what no torrent can be made of is not on record either.
-            catalogue.add_torrent_of(&held)?;
+            catalogue.add_torrent_of(&held, Kind::Hybrid)?;
             catalogue.add(held)
         };
         let held = tokio::task::spawn_blocking(add).await.map_err(|_| StoreError::Closing)??;

@@ -91,6 +91,9 @@ impl Lane for HotLane {
         let entry = cache.index.hot(&site.name, request.target)?;
         let headers = if entry.varies() { request.headers()? } else { HeaderMap::new() };
         let Hot { object, age, ttl, body } = cache.hot(site, request.target, &entry, &headers)?;
+        if let Some(demand) = cache.demand.get() {
+            demand.asked_for(&site.name, request.target, body.len() as u64);
+        }
         head.extend_from_slice(object.wire());
         head.extend_from_slice(b"age: ");
         // Writing to a vector cannot fail.

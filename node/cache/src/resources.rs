@@ -5,11 +5,11 @@ mod admin;
 mod data;
 mod torrent;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
-use skerry_core::api::{Api, Call};
+use skerry_core::api::{Api, Call, Elsewhere};
 use skerry_core::bucket::Bucket;
 use skerry_core::role::BoxFuture;
 use skerry_core::{Body, admin::json as json_answer, problem};
@@ -26,12 +26,32 @@ pub struct Resources {
     pub(crate) trackers: Vec<String>,
     /// What operators' fetches share of the way to the origins.
     pub(crate) rate: Arc<Bucket>,
+    /// Knows who holds what this node does not.
+    owners: OnceLock<Arc<dyn Elsewhere>>,
 }
 
 impl Resources {
     /// Over a cache and its catalogue; `trackers` are named in torrents.
     pub fn new(cache: Arc<Cache>, catalogue: Catalogue, trackers: Vec<String>) -> Arc<Self> {
-        Arc::new(Self { cache, catalogue, trackers, rate: Arc::new(Bucket::new(0)) })
+        Arc::new(Self { cache, catalogue, trackers, rate: Arc::new(Bucket::new(0)), owners: OnceLock::new() })
+    }
+
+    /// Sends clients who ask for what is not held to who holds it. Once.
+    pub fn send_on(&self, owners: Arc<dyn Elsewhere>) {
+        let _ = self.owners.set(owners);
+    }
+
+    /// The answer to who asks for what another node holds.
+    fn elsewhere(&self, call: &Call) -> Option<Response<Body>> {
+        let target = call.request.uri().path_and_query()?.as_str();
+        let host = crate::request::authority(&call.request).unwrap_or_default();
+        let url = self.owners.get()?.redirect(&host, target, call.client)?;
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+        let fields = response.headers_mut();
+        fields.insert(header::LOCATION, HeaderValue::try_from(url).ok()?);
+        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Some(response)
     }
 
     /// A resource by the text of its id; the error is the answer.
@@ -70,7 +90,7 @@ impl Api for Resources {
             let base = base(&call);
             let answer = match (id.strip_suffix(".torrent"), parts.next()) {
                 (Some(id), None) => match self.find(id).await {
-                    Ok(held) => self.torrent_file(&held, &base).await,
+                    Ok(held) => self.torrent_file(&held, &base, call.request.uri().query()).await,
                     Err(refusal) => refusal,
                 },
                 (None, None) => match self.find(id).await {
@@ -78,13 +98,24 @@ impl Api for Resources {
                     Err(refusal) => refusal,
                 },
                 (None, Some("data")) => match self.find(id).await {
-                    Ok(held) => return data::answer(&self.catalogue, held, &call.request),
+                    Ok(held) => {
+                        let id = held.id().0;
+                        let answer = data::answer(&self.catalogue, held, &call.request);
+                        if let Some(demand) = self.cache.demand.get() {
+                            demand.asked(&id, crate::object::declared_length(answer.headers()).unwrap_or(0));
+                        }
+                        return answer;
+                    }
                     Err(refusal) => refusal,
                 },
                 _ => problem::response(
                     StatusCode::NOT_FOUND,
                     "write resources/ID, resources/ID/data or resources/ID.torrent",
                 ),
+            };
+            let answer = match answer.status() {
+                StatusCode::NOT_FOUND => self.elsewhere(&call).unwrap_or(answer),
+                _ => answer,
             };
             if call.request.method() == Method::HEAD { answer.map(|_| Body::Empty) } else { answer }
         })

@@ -39,6 +39,15 @@ pub trait Api: Send + Sync + 'static {
     fn answer(self: Arc<Self>, call: Call) -> BoxFuture<'static, Response<Body>>;
 }
 
+/// Hears what clients ask for. Must not wait.
+pub trait Demand: Send + Sync + 'static {
+    /// A target of a site was asked for, and so many bytes are the answer.
+    fn asked_for(&self, site: &str, target: &str, bytes: u64);
+
+    /// A resource was asked for by its id, and so many bytes are the answer.
+    fn asked(&self, resource: &[u8; 32], bytes: u64);
+}
+
 /// Sends clients on to another node.
 pub trait Elsewhere: Send + Sync + 'static {
     /// The URL where a client that asks with GET or HEAD for this target (path and query) of a host should

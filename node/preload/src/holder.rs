@@ -2,25 +2,16 @@
 //! holds, and to keep a few records.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use skerry_core::bucket::Bucket;
 use skerry_core::role::BoxFuture;
+use skerry_store::catalogue::Progress;
 use skerry_store::meta::{Change, Table};
 use skerry_store::{ChunkId, Store, StoreError};
 
 use crate::error::HoldFailure;
 use crate::item::Item;
 use crate::plan::{Changes, HeldSummary};
-
-/// How far a fetch is.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Bytes that came, or were there already.
-    pub received: AtomicU64,
-    /// Bytes of the whole, once they are known; else 0.
-    pub length: AtomicU64,
-}
 
 /// Makes the node hold things.
 pub trait Holder: Send + Sync + 'static {
@@ -49,13 +40,16 @@ pub trait Holder: Send + Sync + 'static {
     fn pinnable(&self) -> u64;
 }
 
+/// Keys and values.
+pub type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Where the plan is kept over a restart. Calls block for the disk.
 pub trait Journal: Send + Sync + 'static {
     /// All records.
     ///
     /// # Errors
     /// When the store fails.
-    fn load(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn load(&self) -> Result<Records, StoreError>;
 
     /// Writes records, or removes those without a value.
     ///
@@ -65,7 +59,7 @@ pub trait Journal: Send + Sync + 'static {
 }
 
 impl Journal for Store {
-    fn load(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn load(&self) -> Result<Records, StoreError> {
         let mut records = Vec::new();
         self.meta().scan(Table::Preload, b"", |key, value| {
             records.push((key.to_vec(), value.to_vec()));

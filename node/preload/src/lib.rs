@@ -37,7 +37,7 @@ pub mod window;
 pub use config::PreloadConfig;
 pub use error::{HoldFailure, ListError, PlanError, PreloadError, Refused};
 pub use filler::Filler;
-pub use holder::{Holder, Journal, Progress};
+pub use holder::{Holder, Journal};
 pub use item::{Item, List};
 pub use lists::{Lists, LocalLists, RemoteLists};
 pub use metrics::Metrics;

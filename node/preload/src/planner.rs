@@ -451,6 +451,11 @@ impl PreloadLists for Planner {
     fn list(&self, node: &str) -> Option<Value> {
         Self::list(self, node, now_ms()).ok().map(|list| json!(*list))
     }
+
+    fn told(&self, node: &str, body: &[u8]) -> Result<(), String> {
+        let told: Told = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        Self::told(self, node, told, now_ms()).map_err(|error| error.to_string())
+    }
 }
 
 #[cfg(test)]

@@ -94,6 +94,9 @@ impl Candidate {
     }
 }
 
+/// Calls what it is given with every rate of requests: resource, region, thousandths per hour.
+pub(crate) type Rates<'a> = dyn Fn(&mut dyn FnMut(&Resource, &str, u64)) + 'a;
+
 /// What a round is made of.
 pub(crate) struct Facts<'a> {
     pub(crate) snapshot: &'a Snapshot,
@@ -101,7 +104,7 @@ pub(crate) struct Facts<'a> {
     /// Lists of nodes, by their ids.
     pub(crate) lists: &'a HashMap<String, Planned>,
     /// Calls back with every count of requests: resource, region, thousandths per hour.
-    pub(crate) demand: &'a dyn Fn(&mut dyn FnMut(&Resource, &str, u64)),
+    pub(crate) demand: &'a Rates<'a>,
     pub(crate) wishes: &'a [Wish],
     /// Further resources that are listed somewhere.
     pub(crate) ordered: &'a [Resource],

@@ -5,6 +5,7 @@
 //! | `POST nodes` | the node itself |
 //! | `POST nodes/ID/holdings` | the node itself |
 //! | `GET nodes/ID/preload` | the node itself |
+//! | `POST nodes/ID/preload` | the node itself |
 //! | `POST nodes/enrol` | whoever has a token |
 //! | `POST reports` | anybody |
 //!
@@ -35,6 +36,8 @@ use crate::message::{self, Beat, EnrolRequest, HoldingsReport, Report};
 const MOST_BEAT: usize = 2 << 20;
 /// Largest message of holdings, bytes.
 const MOST_HOLDINGS: usize = 4 << 20;
+/// Largest message of what a node holds and fetches, bytes.
+const MOST_TOLD: usize = 8 << 20;
 /// Largest request to enrol, and largest report, bytes.
 const MOST_SMALL: usize = 32 << 10;
 /// How long a body may take to come in.
@@ -44,6 +47,12 @@ const BODY: Duration = Duration::from_secs(30);
 pub trait PreloadLists: Send + Sync + 'static {
     /// What a node should hold, as JSON; `None` when there is no list for it.
     fn list(&self, node: &str) -> Option<Value>;
+
+    /// A node tells what its list is made from and how far it is with it, as JSON.
+    ///
+    /// # Errors
+    /// Why it makes no sense.
+    fn told(&self, node: &str, body: &[u8]) -> Result<(), String>;
 }
 
 /// Whoever looks at the node's own copy of what a client could not verify.
@@ -70,16 +79,20 @@ enum Route<'a> {
     Enrol,
     Holdings(&'a str),
     Preload(&'a str),
+    Told(&'a str),
     Report,
 }
 
 impl<'a> Route<'a> {
-    fn of(path: &'a str) -> Option<Self> {
+    fn of(method: &Method, path: &'a str) -> Option<Self> {
         let mut words = path.strip_prefix(ROOT)?.split('/');
         match (words.next(), words.next(), words.next(), words.next()) {
             (Some("nodes"), None, _, _) => Some(Self::Beat),
             (Some("nodes"), Some("enrol"), None, _) => Some(Self::Enrol),
             (Some("nodes"), Some(id), Some("holdings"), None) => Some(Self::Holdings(id)),
+            (Some("nodes"), Some(id), Some("preload"), None) if *method == Method::POST => {
+                Some(Self::Told(id))
+            }
             (Some("nodes"), Some(id), Some("preload"), None) => Some(Self::Preload(id)),
             (Some("reports"), None, _, _) => Some(Self::Report),
             _ => None,
@@ -96,6 +109,7 @@ impl<'a> Route<'a> {
             Self::Beat => MOST_BEAT,
             Self::Holdings(_) => MOST_HOLDINGS,
             Self::Enrol | Self::Report => MOST_SMALL,
+            Self::Told(_) => MOST_TOLD,
             Self::Preload(_) => 0,
         }
     }
@@ -136,7 +150,7 @@ impl Endpoint {
         path: &'a str,
     ) -> Result<Route<'a>, Box<Response<Body>>> {
         let refuse = |status, detail: &str| Box::new(problem::response(status, detail));
-        let Some(route) = Route::of(path) else {
+        let Some(route) = Route::of(method, path) else {
             return Err(refuse(StatusCode::NOT_FOUND, "no such path below /.skerry/v1/"));
         };
         if *method != route.method() {
@@ -153,7 +167,9 @@ impl Endpoint {
         }
         let permitted = match route {
             Route::Beat => caller.known(self.insecure_loopback),
-            Route::Holdings(id) | Route::Preload(id) => caller.speaks_for(id, self.insecure_loopback),
+            Route::Holdings(id) | Route::Preload(id) | Route::Told(id) => {
+                caller.speaks_for(id, self.insecure_loopback)
+            }
             Route::Enrol | Route::Report => Ok(()),
         };
         permitted.map_err(|refused| Box::new(refusal(&refused, caller)))?;
@@ -168,6 +184,7 @@ impl Endpoint {
                 .and_then(|report| control.holdings(id, &report, now_ms))
                 .map(|answer| told(&answer)),
             (Route::Preload(id), Some(control)) => self.preload(control, id, now_ms),
+            (Route::Told(id), Some(control)) => self.told(control, id, body, now_ms),
             (Route::Enrol, Some(control)) => self.enrol(control, body, now_ms),
             (_, None) => Ok(problem::response(StatusCode::NOT_FOUND, "this is not the fleet's control node")),
         };
@@ -192,6 +209,17 @@ impl Endpoint {
         }
         let none = || problem::response(StatusCode::NOT_FOUND, "there is no preload list for this node");
         Ok(self.lists.get().and_then(|lists| lists.list(id)).map_or_else(none, |list| told(&list)))
+    }
+
+    fn told(&self, control: &Control, id: &str, body: &[u8], now_ms: u64) -> Result<Response<Body>, Refused> {
+        if control.is_denied(id, now_ms) {
+            return Err(Refused::Denied(id.to_owned()));
+        }
+        Ok(match self.lists.get().map(|lists| lists.told(id, body)) {
+            Some(Ok(())) => accepted(),
+            Some(Err(reason)) => problem::response(StatusCode::BAD_REQUEST, &reason),
+            None => problem::response(StatusCode::NOT_FOUND, "nothing is planned here"),
+        })
     }
 
     fn enrol(&self, control: &Control, body: &[u8], now_ms: u64) -> Result<Response<Body>, Refused> {

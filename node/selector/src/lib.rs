@@ -31,5 +31,6 @@ pub mod zone;
 
 pub use config::SelectorConfig;
 pub use error::SelectorError;
+pub use redirect::Owners;
 pub use role::SelectorRole;
 pub use route::{Parts, Route, Routed, Selector};

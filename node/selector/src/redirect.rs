@@ -2,12 +2,16 @@
 //! the node that is best for it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use skerry_core::api;
 use url::Url;
 
 use crate::api::now_ms;
-use crate::route::Selector;
+use crate::route::{Routed, Selector};
+
+/// Who holds all of it, permille.
+const WHOLE: u32 = 1000;
 
 impl Selector {
     /// Where a client that asks this node with GET or HEAD should ask instead (307): the same path at
@@ -58,6 +62,37 @@ impl Selector {
 impl api::Elsewhere for Selector {
     fn redirect(&self, host: &str, target: &str, client: SocketAddr) -> Option<String> {
         let url = self.redirect(host, target, client.ip(), now_ms(), fastrand::u64(..))?;
+        Some(url.into())
+    }
+}
+
+impl Selector {
+    /// Where a client should ask for a resource that this node does not hold: the same target at the best
+    /// node that holds all of it; `None` when there is none.
+    pub fn owner(&self, resource: &str, target: &str, client: IpAddr, now_ms: u64, seed: u64) -> Option<Url> {
+        let route = self.route(client, Some(resource), now_ms, seed);
+        let whole = |routed: &&Routed| routed.held == WHOLE && routed.node.id != self.node;
+        let best = route.nodes.iter().find(whole)?;
+        let mut url = Url::parse(&best.link().url).ok()?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return None;
+        }
+        let (path, query) =
+            target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        url.set_path(path);
+        url.set_query(query);
+        self.metrics.redirects.inc();
+        Some(url)
+    }
+}
+
+/// The selector, for resources that are elsewhere.
+pub struct Owners(pub Arc<Selector>);
+
+impl api::Elsewhere for Owners {
+    fn redirect(&self, _host: &str, target: &str, client: SocketAddr) -> Option<String> {
+        let path = target.split('?').next()?.strip_prefix(api::ROOT)?;
+        let url = self.0.owner(resource_of(path)?, target, client.ip(), now_ms(), fastrand::u64(..))?;
         Some(url.into())
     }
 }

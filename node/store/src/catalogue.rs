@@ -98,6 +98,15 @@ struct TorrentRecord {
     files: Vec<Option<ChunkId>>,
 }
 
+/// How far a fetch of a resource is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes that came, or were there already.
+    pub received: AtomicU64,
+    /// Bytes of the whole, once they are known; else 0.
+    pub length: AtomicU64,
+}
+
 /// Fetches a chunk that is not held any more.
 pub trait Refill: Send + Sync {
     /// The bytes of chunk `index`; `None` when they cannot be had. Who asks checks them.
@@ -320,11 +329,11 @@ impl Catalogue {
         Ok(torrent)
     }
 
-    /// The torrent of one resource, hybrid, with the resource's chunks as its pieces: the same info-hashes
-    /// on every node that gives it the same name. Blocks for the disk the first time.
-    pub fn add_torrent_of(&self, held: &Held) -> Result<Arc<Torrent>, CatalogueError> {
-        let metainfo = torrent_of(held)?;
-        let first = metainfo.info().hash_v1().map(|hash| hash.0);
+    /// The torrent of one resource, with the resource's chunks as its pieces: the same info-hashes on
+    /// every node that gives it the same name. Blocks for the disk the first time.
+    pub fn add_torrent_of(&self, held: &Held, kind: Kind) -> Result<Arc<Torrent>, CatalogueError> {
+        let metainfo = torrent_of(held, kind)?;
+        let first = metainfo.info().hashes().next().map(|hash| hash.wire());
         if let Some(torrent) = first.map(|hash| self.torrent(&hash)).transpose()?.flatten() {
             return Ok(torrent);
         }
@@ -445,7 +454,7 @@ pub enum CatalogueError {
 }
 
 /// The torrent of a resource.
-fn torrent_of(held: &Held) -> Result<Metainfo, skerry_wire::metainfo::Error> {
+fn torrent_of(held: &Held, kind: Kind) -> Result<Metainfo, skerry_wire::metainfo::Error> {
     let resource = &held.resource;
     let file = NewFile { path: vec![held.name.clone()], length: resource.length };
     let pieces = resource.chunks.iter().map(|chunk| chunk.0).collect();
@@ -453,7 +462,7 @@ fn torrent_of(held: &Held) -> Result<Metainfo, skerry_wire::metainfo::Error> {
         pieces: resource.sha1_pieces.iter().map(|hash| Sha1Hash(*hash)).collect(),
         files: vec![FileHash::of_pieces(pieces, resource.length, resource.chunk_length)],
     };
-    Builder::new(Kind::Hybrid, held.name.clone(), resource.chunk_length, vec![file]).build(&hashes)
+    Builder::new(kind, held.name.clone(), resource.chunk_length, vec![file]).build(&hashes)
 }
 
 /// The info-hashes of a torrent as peers name them, each with its keyed form's key.

@@ -8,11 +8,12 @@ use serde::Deserialize;
 use serde_json::json;
 use skerry_core::role::BoxFuture;
 use skerry_core::{Body, Role, admin::json as json_answer, problem};
-use skerry_store::catalogue::{CameFrom, CatalogueError, ONCE};
+use skerry_store::catalogue::{CameFrom, CatalogueError, ONCE, Progress};
 use skerry_store::{Held, StoreError};
+use skerry_wire::metainfo::Kind;
 
 use super::Resources;
-use crate::hold::{HoldError, Progress, Wanted};
+use crate::hold::{HoldError, Wanted};
 
 /// Resources in one page of a list.
 const PAGE: usize = 1000;
@@ -110,7 +111,7 @@ impl Resources {
     /// What was made of a target: the resource and its torrent's info-hashes.
     async fn held(&self, held: &Arc<Held>, catalogue: skerry_store::Catalogue) -> Response<Body> {
         let of = held.clone();
-        let torrent = tokio::task::spawn_blocking(move || catalogue.add_torrent_of(&of)).await;
+        let torrent = tokio::task::spawn_blocking(move || catalogue.add_torrent_of(&of, Kind::Hybrid)).await;
         let Ok(Ok(torrent)) = torrent else {
             return problem::response(StatusCode::INTERNAL_SERVER_ERROR, "its torrent cannot be written");
         };

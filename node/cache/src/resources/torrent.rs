@@ -8,15 +8,30 @@ use serde_json::json;
 use sha1::{Digest, Sha1};
 use skerry_core::{Body, admin::json as json_answer, problem};
 use skerry_store::{Catalogue, ChunkId, Held, StoreError};
-use skerry_wire::metainfo::Metainfo;
+use skerry_wire::metainfo::{Kind, Metainfo};
 
 use super::{Resources, data_url};
 
 impl Resources {
-    /// `GET resources/ID.torrent`: hybrid, with the node's trackers and itself as web seed.
-    pub(super) async fn torrent_file(&self, held: &Arc<Held>, base: &str) -> Response<Body> {
+    /// `GET resources/ID.torrent`: hybrid, with the node's trackers and itself as web seed. Clients that
+    /// stumble over hybrids ask with `?version=1` for one of v1 alone; `?version=2` is the other.
+    pub(super) async fn torrent_file(
+        &self,
+        held: &Arc<Held>,
+        base: &str,
+        query: Option<&str>,
+    ) -> Response<Body> {
+        let kind = match query {
+            None => Kind::Hybrid,
+            Some("version=1") => Kind::V1,
+            Some("version=2") => Kind::V2,
+            Some(query) => {
+                let detail = format!("`{query}` is not known; write version=1 or version=2, or nothing");
+                return problem::response(StatusCode::BAD_REQUEST, &detail);
+            }
+        };
         let (catalogue, of) = (self.catalogue.clone(), held.clone());
-        let torrent = tokio::task::spawn_blocking(move || catalogue.add_torrent_of(&of)).await;
+        let torrent = tokio::task::spawn_blocking(move || catalogue.add_torrent_of(&of, kind)).await;
         let Ok(Ok(torrent)) = torrent else {
             return problem::response(StatusCode::INTERNAL_SERVER_ERROR, "its torrent cannot be written");
         };

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use skerry_store::catalogue::CameFrom;
+use skerry_store::catalogue::{CameFrom, Progress};
 use skerry_store::{ChunkId, StoreError};
 use tokio::sync::oneshot;
 use tokio::task::{Id, JoinError, JoinSet};
 
 use super::{Inner, Running};
 use crate::error::{HoldFailure, ListError};
-use crate::holder::Progress;
 use crate::item::{Item, List, MOST_LENGTH, check_source};
 use crate::plan::{Action, HeldSummary, Standing};
 use crate::popularity::Index;

@@ -3,6 +3,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use skerry_core::role::BoxFuture;
+use skerry_store::catalogue::Progress;
 use skerry_store::{ChunkId, StoreError};
 use tokio::time::{Instant, sleep};
 

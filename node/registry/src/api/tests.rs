@@ -138,6 +138,10 @@ fn a_preload_list_is_the_preloader_s() {
         fn list(&self, node: &str) -> Option<Value> {
             (node == "a").then(|| serde_json::json!({ "resources": [1, 2] }))
         }
+
+        fn told(&self, node: &str, body: &[u8]) -> Result<(), String> {
+            if node == "a" && body == b"{}" { Ok(()) } else { Err("that makes no sense".to_owned()) }
+        }
     }
     let endpoint = endpoint();
     let node = caller(Some("a"));
@@ -145,6 +149,9 @@ fn a_preload_list_is_the_preloader_s() {
     endpoint.publish_lists(Arc::new(Lists));
     assert_eq!(ask(&endpoint, &node, "GET nodes/a/preload", b"").1["resources"][1], 2);
     assert_eq!(ask(&endpoint, &caller(Some("b")), "GET nodes/b/preload", b"").0, 404);
+    assert_eq!(ask(&endpoint, &node, "POST nodes/a/preload", b"{}").0, 202);
+    assert_eq!(ask(&endpoint, &node, "POST nodes/a/preload", b"x").0, 400);
+    assert_eq!(ask(&endpoint, &caller(Some("b")), "POST nodes/a/preload", b"{}").0, 403);
 }
 
 #[test]
@@ -178,7 +185,7 @@ fn what_is_not_here_and_what_is_too_much() {
         assert_eq!(ask(&endpoint, &node, line, b"").0, 404, "{line}");
     }
     for line in
-        ["GET nodes", "PUT reports", "POST nodes/a/preload", "GET nodes/enrol", "DELETE nodes/a/holdings"]
+        ["GET nodes", "PUT reports", "PUT nodes/a/preload", "GET nodes/enrol", "DELETE nodes/a/holdings"]
     {
         assert_eq!(ask(&endpoint, &node, line, b"").0, 405, "{line}");
     }
@@ -206,7 +213,9 @@ async fn bodies_are_read_within_their_bound() {
     assert_eq!(answer.status(), 200);
     let answer = endpoint.clone().answer(call("reports", vec![b' '; MOST_SMALL + 1])).await;
     assert_eq!(answer.status(), 413);
-    let answer = endpoint.clone().answer(call("nodes/a/preload", Vec::new())).await;
+    let mut read = call("nodes", Vec::new());
+    *read.request.method_mut() = Method::GET;
+    let answer = endpoint.clone().answer(read).await;
     assert_eq!(answer.status(), 405);
-    assert_eq!(answer.headers()[header::ALLOW], "GET");
+    assert_eq!(answer.headers()[header::ALLOW], "POST");
 }

@@ -3,8 +3,8 @@
 //! `bt_load ADDRESS TORRENT [--connections N] [--pipeline N] [--seconds N] [--bytes N] [--verify]
 //! [--info-hash HEX]` opens connections with plain handshakes, keeps that many 16 KiB requests outstanding
 //! on each, over all pieces in turn from a place of its own, and throws away what comes. With `--verify`
-//! each piece is put together and its SHA-1 compared. The clock begins with the first block, and it ends
-//! early once so many bytes have come. Printed at the end:
+//! each piece is put together and its SHA-1 compared. The clock begins with the first block; with `--bytes`
+//! it stops once so many have come, if that is earlier. Printed at the end:
 //! `{"bytes", "seconds", "connections", "closed", "pieces", "wrong"}`.
 //!
 //! `bt_load ADDRESS TORRENT --idle N` opens connections that want nothing and stay, prints
