@@ -487,3 +487,26 @@ fn the_torrent_command_and_libtorrent_agree() {
     let output = process::run(&["torrent", "verify", &text(&disk("made.torrent")), &text(&disk("package"))]);
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stdout));
 }
+
+#[test]
+fn what_is_removed_is_not_served_any_longer_to_who_is_connected() {
+    let served = Served::on(&[Ipv4Addr::LOCALHOST.into()]);
+    let held = served.hold(NAME, &film());
+    let mut peer = std::net::TcpStream::connect(served.node.peers()[0]).unwrap();
+    let hash: Vec<u8> = (0..40)
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&held.info_hash_v1[at..at + 2], 16).unwrap())
+        .collect();
+    let hello = [b"\x13BitTorrent protocol".as_slice(), &[0; 8], &hash, b"-XX0001-abcdefghijkl"].concat();
+    std::io::Write::write_all(&mut peer, &hello).unwrap();
+    let mut answer = [0; 68];
+    std::io::Read::read_exact(&mut peer, &mut answer).unwrap();
+    assert_eq!(answer[28..48], hash[..]);
+
+    let removed = raw::fetch(served.node.admin(), "DELETE", &format!("/resources/{}", held.id), &[], b"");
+    let removed = removed.unwrap();
+    assert_eq!(removed.status, 200, "{}", removed.text());
+    peer.set_read_timeout(Some(2 * CLOSED)).unwrap();
+    let mut rest = Vec::new();
+    std::io::Read::read_to_end(&mut peer, &mut rest).expect("the node closes the connection");
+}

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -18,6 +19,8 @@ use crate::swarm::Swarm;
 const OPENING: usize = 4;
 /// Swarms that are kept a while when their last peer has gone.
 const LATELY: usize = 64;
+/// Changes of the catalogue that come close together are looked at once.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Requests for hashes that are worked on at once, where there is anything to compute.
 const HASHING: usize = 2;
 
@@ -117,6 +120,31 @@ impl Node {
     /// Lets go of swarms without peers; called now and then.
     pub(crate) fn forget(&self) {
         drop(std::mem::take(&mut *self.lately.lock()));
+    }
+
+    /// Looks at the torrents with peers when the catalogue has changed. Where a file has come or gone, or
+    /// is kept otherwise, the peers are let go, and hear how things stand when they come back. Runs for
+    /// as long as it is polled.
+    pub(crate) async fn keep_up(self: Arc<Self>) {
+        let mut changes = self.catalogue.changes();
+        while changes.changed().await.is_ok() {
+            tokio::time::sleep(SETTLE).await;
+            changes.mark_unchanged();
+            let node = self.clone();
+            let look = move || {
+                let swarms: Vec<Arc<Swarm>> = node.swarms.lock().values().filter_map(Weak::upgrade).collect();
+                for swarm in swarms.iter().filter(|swarm| swarm.len() > 0) {
+                    match swarm.has_changed(&node.catalogue) {
+                        Ok(true) => swarm.close(),
+                        Ok(false) => {}
+                        Err(error) => log::warn!("a torrent with peers cannot be looked at: {error}"),
+                    }
+                }
+            };
+            if tokio::task::spawn_blocking(look).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Torrents with peers: their info-hashes, and how many peers.

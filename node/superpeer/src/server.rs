@@ -44,6 +44,8 @@ pub(crate) fn run(
 }
 
 async fn rounds(node: Arc<Node>) {
+    let mut keeping_up = JoinSet::new();
+    keeping_up.spawn(node.clone().keep_up());
     let mut ticks = tokio::time::interval(ROUND);
     loop {
         ticks.tick().await;

@@ -121,6 +121,26 @@ impl Swarm {
         })))
     }
 
+    /// Whether the catalogue says other things of the content than when this was opened. Blocks.
+    pub(crate) fn has_changed(&self, catalogue: &Catalogue) -> Result<bool, StoreError> {
+        if catalogue.torrent(&self.info_hash)?.is_none() {
+            return Ok(true);
+        }
+        for (id, before) in self.torrent.files.iter().zip(&self.files) {
+            let now = id.map(|id| catalogue.resource(&id)).transpose()?.flatten();
+            let pin = |held: &Option<Arc<Held>>| held.as_ref().map(|held| held.pin.clone());
+            if pin(&now) != pin(before) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Lets all peers go.
+    pub(crate) fn close(&self) {
+        self.members.lock().values().for_each(|member| member.peer.close());
+    }
+
     /// Whether a new peer can join: something is left to serve, and nothing says that there may be other
     /// things by now. While there are peers, what they were told stands.
     pub(crate) fn is_current(&self, change: u64) -> bool {

@@ -111,11 +111,7 @@ fn message(bytes: &[u8]) -> io::Result<Option<usize>> {
 }
 
 /// What a request is answered with: a header and a slice of the content.
-fn block<'a>(
-    request: [u8; REQUEST],
-    content: &'a [u8],
-    piece_length: u64,
-) -> io::Result<([u8; HEADER], &'a [u8])> {
+fn block(request: [u8; REQUEST], content: &[u8], piece_length: u64) -> io::Result<([u8; HEADER], &[u8])> {
     let number =
         |at: usize| u32::from_be_bytes([request[at], request[at + 1], request[at + 2], request[at + 3]]);
     let (piece, begin, length) = (number(5), number(9), number(13));
