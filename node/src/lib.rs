@@ -4,6 +4,8 @@
 //! node from its start to its end: it binds the [`listeners`], builds the [`roles`], serves,
 //! takes up a changed configuration on SIGHUP ([`reload`]), and drains on SIGTERM.
 //!
+//! [`simulation`] runs a fleet over simulated time instead, with the same roles that decide.
+//!
 //! Threads: one for every worker (public listeners), one for the admin listener, and a background
 //! runtime for what belongs to no connection. The main thread waits for signals.
 
@@ -14,6 +16,7 @@ pub mod listeners;
 pub mod reload;
 pub mod roles;
 pub mod run;
+pub mod simulation;
 
 /// Name and version as `--version`, `/status` and `skerry_build_info` tell it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -9,11 +9,17 @@
 //! - [`content`]: bytes that are known at every offset, so that wrong ones are noticed.
 //! - [`policies`]: packaged and signed policies.
 //! - [`peers`]: aria2, Transmission and libtorrent.
+//! - [`netns`]: machines in network namespaces, on cables that can be cut.
+//! - [`fleet`]: five nodes on such machines, in three regions.
+//! - [`download`]: a client that goes where the selector sends it, and moves on.
 //! - [`wait`]: polling with a bound, in place of sleeping.
 
 pub mod client;
 pub mod content;
+pub mod download;
 mod exposition;
+pub mod fleet;
+pub mod netns;
 pub mod node;
 pub mod origin;
 pub mod peers;

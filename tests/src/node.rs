@@ -14,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::exposition::sample;
+use crate::netns::Netns;
 use crate::origin::Origin;
 use crate::process::{binary, clean, run};
 use crate::raw::{self, Response};
@@ -35,6 +36,7 @@ pub struct NodeBuilder {
     data_dir: Option<PathBuf>,
     token: Option<String>,
     environment: Fields,
+    netns: Option<Netns>,
 }
 
 type Fields = Vec<(String, String)>;
@@ -79,6 +81,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Runs the node in a network namespace. Whoever starts it or talks to it does so inside.
+    pub fn within(mut self, netns: &Netns) -> Self {
+        self.netns = Some(netns.clone());
+        self
+    }
+
     /// Writes the configuration and starts nothing.
     pub fn write(mut self) -> Node {
         let folder =
@@ -107,6 +115,7 @@ impl NodeBuilder {
             config,
             token,
             environment: builder.environment,
+            netns: builder.netns,
             child: None,
             reader: None,
             stderr: Arc::new(Mutex::new(Vec::new())),
@@ -145,6 +154,7 @@ pub struct Node {
     config: PathBuf,
     token: Option<String>,
     environment: Fields,
+    netns: Option<Netns>,
     child: Option<Child>,
     reader: Option<JoinHandle<()>>,
     stderr: Arc<Mutex<Vec<String>>>,
@@ -154,7 +164,8 @@ pub struct Node {
 impl Node {
     /// A node whose default site has `origin`, with the smallest settings that serve.
     pub fn with_origin(origin: &str) -> NodeBuilder {
-        NodeBuilder { sections: Vec::new(), data_dir: None, token: None, environment: Fields::new() }
+        let (sections, environment) = (Vec::new(), Fields::new());
+        NodeBuilder { sections, data_dir: None, token: None, environment, netns: None }
             .text("node", "name", "skerry")
             .set("node", "drain_seconds", 10)
             .text("log", "level", "info")
@@ -182,7 +193,10 @@ impl Node {
     }
 
     fn try_start(&mut self) -> io::Result<()> {
-        let mut command = clean(binary());
+        let mut command = match &self.netns {
+            Some(netns) => netns.command(binary()),
+            None => clean(binary()),
+        };
         // What somebody has set for a bucket of his own is not for this node.
         let foreign = std::env::vars_os().map(|(name, _)| name);
         for name in foreign.filter(|name| name.to_string_lossy().starts_with("AWS_")) {

@@ -1,9 +1,9 @@
-//! A scriptable HTTP/1.1 origin on loopback. It runs on a thread and a runtime of its own, so that
-//! a scenario can be a plain `#[test]`, and it remembers every request that reached it.
+//! A scriptable HTTP/1.1 origin, on loopback unless told otherwise. It runs on a thread and a runtime
+//! of its own, so that a scenario can be a plain `#[test]`, and it remembers every request that reached it.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -99,7 +99,12 @@ pub struct Origin {
 impl Origin {
     /// Starts an origin that answers 404 to everything until [`Origin::serve`] says otherwise.
     pub fn start() -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
+        Self::start_on(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// [`Origin::start`] on another address of this machine.
+    pub fn start_on(address: IpAddr) -> Self {
+        let listener = std::net::TcpListener::bind((address, 0)).expect("a port on this address");
         let address = listener.local_addr().expect("a bound socket has an address");
         let shared = Arc::new(Shared::default());
         let running = Some(run(listener, Arc::clone(&shared)));

@@ -121,6 +121,7 @@ pub struct Order {
     uploads: bool,
     utp: bool,
     second_version: bool,
+    address: Option<IpAddr>,
     bound: Duration,
 }
 
@@ -144,6 +145,7 @@ impl Order {
             uploads: true,
             utp: false,
             second_version: false,
+            address: None,
             bound: BOUND,
         }
     }
@@ -181,6 +183,12 @@ impl Order {
     /// Calls a hybrid torrent by its version 2 info-hash; libtorrent alone.
     pub fn by_second_version(mut self) -> Self {
         self.second_version = true;
+        self
+    }
+
+    /// Binds to this address instead of loopback; libtorrent alone, since the others bind to all.
+    pub fn bound_to(mut self, address: IpAddr) -> Self {
+        self.address = Some(address);
         self
     }
 

@@ -134,10 +134,18 @@ impl Connection {
     /// # Errors
     /// When nobody listens there.
     pub fn try_open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+        Self::try_open_within(address, TIMEOUT)
+    }
+
+    /// Connects, and lets that take no longer than `bound`, nor one read or write after it.
+    ///
+    /// # Errors
+    /// When nobody listens there, or that is not known in time.
+    pub fn try_open_within(address: SocketAddr, bound: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, bound)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(bound))?;
+        stream.set_write_timeout(Some(bound))?;
         Ok(Self { stream, pending: Vec::new() })
     }
 

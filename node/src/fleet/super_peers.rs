@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use skerry_registry::demand::Resource;
 use skerry_registry::fleet::{Fleet, Holder, Node};
 use skerry_registry::{Control, hex};
 use skerry_selector::Selector;
@@ -18,11 +19,17 @@ const MOST: usize = 4096;
 const PARTS: usize = 16;
 const WELL: u32 = 1000;
 
+/// Takes a wish for so many more copies of a resource, at a time in milliseconds since 1970.
+type Wish = Box<dyn Fn(&Resource, u32, u64) + Send + Sync>;
+/// Tells the time, milliseconds since 1970.
+type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
+
 /// The nodes of a fleet and the selector's map.
 pub struct FromFleet {
     fleet: Arc<Fleet>,
     selector: Arc<Selector>,
-    control: Option<Arc<Control>>,
+    wish: Wish,
+    clock: Clock,
     found: [Mutex<Part>; PARTS],
 }
 
@@ -37,7 +44,23 @@ struct Found {
 impl FromFleet {
     /// Over what the registry knows; wishes for copies go to `control`.
     pub fn new(fleet: Arc<Fleet>, selector: Arc<Selector>, control: Option<Arc<Control>>) -> Self {
-        Self { fleet, selector, control, found: std::array::from_fn(|_| Mutex::default()) }
+        let wish = move |resource: &Resource, copies: u32, now_ms: u64| {
+            if let Some(control) = &control {
+                control.wishes().wish(resource, "", copies, now_ms);
+            }
+        };
+        Self::with(fleet, selector, wish, now_ms)
+    }
+
+    /// The same with wishes that go elsewhere, and another clock.
+    pub fn with(
+        fleet: Arc<Fleet>,
+        selector: Arc<Selector>,
+        wish: impl Fn(&Resource, u32, u64) + Send + Sync + 'static,
+        clock: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        let found = std::array::from_fn(|_| Mutex::default());
+        Self { fleet, selector, wish: Box::new(wish), clock: Box::new(clock), found }
     }
 
     fn find(&self, info_hash: &[u8; 20], v6: bool, now_ms: u64) -> Option<Held> {
@@ -80,7 +103,7 @@ impl FromFleet {
 
 impl SuperPeers for FromFleet {
     fn of(&self, info_hash: &[u8; 20], v6: bool) -> Option<Arc<Held>> {
-        let now_ms = now_ms();
+        let now_ms = (self.clock)();
         let part = &self.found[usize::from(info_hash[0]) % PARTS];
         let key = (*info_hash, v6);
         if let Some(found) = part.lock().get(&key)
@@ -105,7 +128,7 @@ impl SuperPeers for FromFleet {
     }
 
     fn region(&self, client: IpAddr) -> Region {
-        let (region, isp) = self.selector.whereabouts(client, now_ms());
+        let (region, isp) = self.selector.whereabouts(client, (self.clock)());
         Region { region, isp }
     }
 
@@ -118,10 +141,9 @@ impl SuperPeers for FromFleet {
     }
 
     fn more_copies(&self, info_hash: &[u8; 20], copies: u32) {
-        let Some(control) = &self.control else { return };
         let resource = self.fleet.snapshot().resource_of(info_hash);
         if let Some(resource) = resource.and_then(|id| hex::decode(&id)) {
-            control.wishes().wish(&resource, "", copies, now_ms());
+            (self.wish)(&resource, copies, (self.clock)());
         }
     }
 }

@@ -186,6 +186,9 @@ pub(super) fn fetch(order: &Order, source: &str, folder: &Path) -> Command {
         "seconds": order.bound.as_secs_f64(),
     });
     asked[kind] = source.into();
+    if let Some(address) = order.address {
+        asked["listen"] = json!([SocketAddr::new(address, 0)]);
+    }
     script(&asked, folder)
 }
 

@@ -16,6 +16,7 @@ mod replay;
 mod sample;
 mod scripts;
 mod sign;
+mod simulate;
 mod test;
 
 #[derive(Debug, Subcommand)]
@@ -32,6 +33,8 @@ pub(super) enum Policy {
     Bench(bench::Bench),
     /// Make the decisions of a recording again, with two versions, and show what differs
     Replay(replay::Replay),
+    /// Simulate a day of a fleet and its clients, decided by policies, and show what came of it
+    Simulate(simulate::Simulate),
     /// Make a key pair for signing
     Keygen(sign::Keygen),
     /// Sign a packaged policy
@@ -72,6 +75,7 @@ impl Policy {
             Self::Test(test) => test.execute(),
             Self::Bench(bench) => bench.execute(),
             Self::Replay(replay) => replay.execute(),
+            Self::Simulate(simulate) => simulate.execute(),
             Self::Keygen(keygen) => keygen.execute(),
             Self::Sign(sign) => sign.execute(),
             Self::Push(push) => push.execute(),
@@ -139,6 +143,10 @@ mod tests {
             ("replay --recording decisions", false),
             ("replay near old older --recording decisions", false),
             ("replay near --recording decisions --limit 1001", false),
+            ("simulate", true),
+            ("simulate --quick --policy near.policy.wasm --policy far --json", true),
+            ("simulate --peers 0", false),
+            ("simulate near.policy.wasm", false),
             ("keygen --out my.key", true),
             ("keygen", false),
             ("sign near.policy.wasm --key my.key --password-file word", true),
