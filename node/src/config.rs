@@ -118,6 +118,7 @@ impl Config {
         self.selector.check().map_err(owned)?;
         self.preload.check().map_err(owned)?;
         self.registry.check().map_err(owned)?;
+        self.check_fleet().map_err(owned)?;
         for (name, site) in &self.sites {
             site.check().map_err(|(key, reason)| (format!("sites.{name}.{key}"), reason))?;
             site.over(&self.cache).check().map_err(|(key, reason)| {
@@ -129,6 +130,30 @@ impl Config {
             let reason = "is missing: a node needs a site; write `[sites.default]` and below it \
                           `origin = \"https://origin.example\"`";
             return Err(("sites.default".into(), reason.into()));
+        }
+        Ok(())
+    }
+
+    /// What one role needs of another.
+    fn check_fleet(&self) -> Result<(), (&'static str, String)> {
+        let is_member = self.registry.control || !self.registry.control_url.is_empty();
+        let control = "needs `registry.control`: nodes are known on the control node alone";
+        if self.selector.enabled && !self.registry.control {
+            return Err(("selector.enabled", control.into()));
+        }
+        if self.tracker.enabled && !self.tracker.open && !self.registry.control {
+            return Err(("tracker.open", format!("is false, and so {control}")));
+        }
+        if self.preload.enabled && !is_member {
+            let reason = "needs a fleet: `registry.control`, or `registry.control_url` of another node";
+            return Err(("preload.enabled", reason.into()));
+        }
+        if is_member && !skerry_registry::identity::is_id(&self.node.name) {
+            return Err(("node.name", "must be at most 64 bytes in a fleet".into()));
+        }
+        if self.registry.insecure_loopback && self.public.proxy_protocol {
+            let reason = "cannot be with `public.proxy_protocol`: anybody can write that they are here";
+            return Err(("registry.insecure_loopback", reason.into()));
         }
         Ok(())
     }

@@ -3,20 +3,30 @@
 
 mod holder;
 mod holdings;
+mod neighbours;
+mod preloader;
 mod super_peers;
 mod transport;
 
 pub use holder::{Heard, ThroughCache, ToFleet};
 pub use holdings::tell_holdings;
+pub use neighbours::{Guide, Neighbours};
+pub use preloader::{Preloading, preloader};
 pub use super_peers::FromFleet;
 pub use transport::Https;
 
 use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use skerry_registry::{Node, PeerPort};
 
 use crate::VERSION;
 use crate::config::Config;
+
+/// Now, milliseconds since 1970.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
 
 /// What this node says of itself, with the addresses that its peer wire listens on.
 pub fn description(config: &Config, peers: &[SocketAddr]) -> Node {

@@ -10,7 +10,7 @@ use skerry_cache::{Cache, Parts};
 use skerry_core::Role;
 use skerry_core::api::{Api, Apis};
 use skerry_policy::{Policies, PolicyRole};
-use skerry_preload::{Filler, Lists, LocalLists, Planner, Popularity, PreloadRole, RemoteLists};
+use skerry_preload::PreloadRole;
 use skerry_registry::{RegistryRole, Transport};
 use skerry_selector::{Owners, Selector, SelectorRole};
 use skerry_store::{Catalogue, Store, StoreRole};
@@ -19,7 +19,7 @@ use skerry_tracker::{Tracker, TrackerRole};
 use tokio::runtime::Handle;
 
 use crate::config::Config;
-use crate::fleet::{self, FromFleet, Heard, Https, ThroughCache, ToFleet, tell_holdings};
+use crate::fleet::{self, FromFleet, Https, tell_holdings};
 
 /// What a node runs.
 pub struct Roles {
@@ -33,8 +33,9 @@ pub struct Roles {
     pub superpeer: Option<Arc<SuperPeer>>,
     /// Tells peers of each other, when it is to.
     pub tracker: Option<Arc<Tracker>>,
+    /// The fleet, and this node in it.
+    pub registry: Arc<RegistryRole>,
     policy: Arc<PolicyRole>,
-    registry: Arc<RegistryRole>,
     selector: Option<Arc<SelectorRole>>,
     preload: Option<Arc<PreloadRole>>,
     tracker_role: Option<Arc<TrackerRole>>,
@@ -121,14 +122,25 @@ impl Roles {
         if let Some(selector) = selector.clone().filter(|_| config.selector.enabled) {
             resources.send_on(Arc::new(Owners(selector)));
         }
+        let map = selector.clone();
         let selector = selector.map(SelectorRole::new).transpose()?.map(Arc::new);
         let transport = match config.registry.control_url.is_empty() {
             true => None,
             false => Some(Https::new(&config.registry)? as Arc<dyn Transport>),
         };
         fleet_role.start(background, transport.clone());
-        let preload =
-            preload(config, registry, background, (&fleet_role, transport), (&cache, &catalogue, &policies))?;
+        let preload = fleet::preloader(fleet::Preloading {
+            config,
+            registry,
+            background,
+            fleet: &fleet_role,
+            selector: map.as_ref(),
+            transport,
+            cache: &cache,
+            superpeer: superpeer.as_ref(),
+            catalogue: &catalogue,
+            policies: &policies,
+        })?;
         if let Some(membership) = fleet_role.membership() {
             background.spawn(tell_holdings(catalogue, membership.clone()));
         }
@@ -163,61 +175,4 @@ impl Roles {
         list.extend(self.tracker_role.clone().map(|role| role as Arc<dyn Role>));
         list
     }
-}
-
-/// The preloader, on a node that is in a fleet: planner on the control node, filler on all.
-fn preload(
-    config: &Config,
-    registry: &Registry,
-    background: &Handle,
-    (fleet, transport): (&Arc<RegistryRole>, Option<Arc<dyn Transport>>),
-    (cache, catalogue, policies): (&Arc<Cache>, &Catalogue, &Policies),
-) -> anyhow::Result<Option<Arc<PreloadRole>>> {
-    let Some(membership) = fleet.membership() else { return Ok(None) };
-    let metrics = skerry_preload::Metrics::new(registry)?;
-    let clock = skerry_preload::clock::system();
-    let planner = match fleet.control() {
-        Some(control) => Some(Arc::new(Planner::open(
-            skerry_preload::planner::Parts {
-                view: control.clone(),
-                policies: policies.clone(),
-                kv: control.kv().clone(),
-                plan_seconds: config.preload.plan_seconds,
-                seed: fastrand::u64(..),
-                metrics: metrics.clone(),
-            },
-            clock(),
-        )?)),
-        None => None,
-    };
-    let name = config.node.name.clone();
-    let lists: Arc<dyn Lists> = match (&planner, transport) {
-        (Some(planner), _) => {
-            fleet.endpoint().publish_lists(planner.clone());
-            Arc::new(LocalLists::new(planner.clone(), name, clock.clone()))
-        }
-        (None, Some(transport)) => Arc::new(RemoteLists::new(transport, &name)),
-        (None, None) => return Ok(None),
-    };
-    let popularity = Arc::new(Popularity::new(&metrics));
-    cache.tell_demand(Arc::new(Heard(popularity.clone())));
-    let parts = skerry_preload::filler::Parts {
-        config: config.preload.clone(),
-        quota_bytes: config.store.pinned_bytes,
-        holder: Arc::new(ThroughCache { cache: cache.clone(), catalogue: catalogue.clone() }),
-        lists,
-        journal: Arc::new(catalogue.store().clone()),
-        popularity,
-        counts: Arc::new(ToFleet(membership.clone())),
-        metrics,
-        clock,
-        seed: fastrand::u64(..),
-    };
-    let filler = Arc::new(Filler::start(parts, background)?);
-    let (capacity, window) = (filler.capacity_bytes(), filler.window_bytes());
-    membership.describe(|node| {
-        node.capacity_bytes = capacity;
-        node.preload_window_bytes = window;
-    });
-    Ok(Some(Arc::new(PreloadRole::new(planner, filler))))
 }

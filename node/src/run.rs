@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, ensure};
 use prometheus::Registry;
 use skerry_core::admin::{self, Admin};
+use skerry_core::config::PublicConfig;
 use skerry_core::lifecycle::{Ask, Lifecycle, Phase, Signals};
 use skerry_core::metrics::{self, ConnectionMetrics};
 use skerry_core::{Role, logging, notify, tls};
@@ -116,6 +117,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         ConnectionMetrics::new(&registry, "admin")?,
     );
 
+    let tracker_metrics = ConnectionMetrics::new(&registry, "tracker")?;
     let peer_sockets = listeners.take_peers(workers);
     let tracker_sockets = listeners.take_tracker();
     let (shares, admin_sockets) = listeners.split(workers);
@@ -142,8 +144,9 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     }
     if let Some(tracker) = &roles.tracker {
         let handler = Arc::new(TrackerHttp::new(tracker.clone()));
-        let metrics = ConnectionMetrics::new(&registry, "tracker")?;
-        let http = listeners::shared(handler, config.public.clone(), lifecycle.clone(), metrics);
+        // Addresses of announces are believed; nobody is to write them into a header.
+        let limits = PublicConfig { proxy_protocol: false, ..config.public.clone() };
+        let http = listeners::shared(handler, limits, lifecycle.clone(), tracker_metrics);
         let ids = Arc::new(ConnectionIds::default());
         for (number, (http_sockets, udp_sockets)) in tracker_sockets.into_iter().enumerate() {
             let name = format!("tracker-{number}");
@@ -184,6 +187,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     }
     admin_lifecycle.drain(ADMIN_DRAIN);
     sound &= listeners::joined(admin);
+    background.block_on(roles.registry.left());
     close(&background, &roles.store);
     background.shutdown_timeout(BACKGROUND_END);
     drop(announced?);

@@ -255,6 +255,15 @@ fn nodes_serve_without_their_control_node(fleet: &Fleet, film: &Film) {
     wait::until("the trailer to be on record", SOON, || fleet.holders(&trailer) > 0);
 }
 
+fn what_one_node_holds_fills_the_others(fleet: &Fleet) {
+    let asked = fleet.origin.count(TRAILER);
+    fleet.origin.reply(TRAILER, Reply::status(503));
+    fleet.control().post("/preload/resources", &json!({ "path": TRAILER }));
+    let holder = fleet.nodes.iter().find_map(|node| node.resource(TRAILER)).expect("one has the trailer");
+    wait::until("all nodes to report the trailer", PRELOADED, || fleet.holders(&holder) == NODES.len());
+    assert_eq!(fleet.origin.count(TRAILER), asked, "the origin was asked again");
+}
+
 fn a_region_that_is_cut_off_serves_its_own(fleet: &Fleet, film: &Film) {
     let (near, far) = (fleet.client("west", "beta"), fleet.client("south", "beta"));
     is_sent_to(near, film, "west");
@@ -307,6 +316,7 @@ fn a_fleet_serves_on_and_heals_by_itself() {
     the_film_is_served_by_bittorrent(&fleet, &film);
     clients_move_on_when_a_node_is_cut_off(&fleet, &film);
     nodes_serve_without_their_control_node(&fleet, &film);
+    what_one_node_holds_fills_the_others(&fleet);
     a_region_that_is_cut_off_serves_its_own(&fleet, &film);
     for place in 0..NODES.len() {
         a_node_that_was_killed_comes_back(&mut fleet, &film, place);

@@ -205,7 +205,8 @@ impl Cache {
                 return (None, refuse(StatusCode::NOT_FOUND, "no such path below /.skerry/"));
             };
             let certificate = connection.certificate.clone();
-            let call = Call { request, client: connection.peer, secure: connection.secure, certificate };
+            let Connection { peer: client, via, secure, .. } = *connection;
+            let call = Call { request, client, via, secure, certificate };
             return (None, Done { response: api.answer(call).await, result: CacheResult::Pass });
         }
         let Some(site) = self.sites.load().find(&host).cloned() else {

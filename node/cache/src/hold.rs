@@ -281,7 +281,7 @@ impl Cache {
         let resource = ingest.finish();
         *object.body.sha256.write() = Some(resource.sha256);
         let media_type = object.field(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let name = wanted.name.as_deref().map_or_else(|| file_name(&wanted.from.target), safe);
+        let name = wanted.name.as_deref().map_or_else(|| file_name(&wanted.from.target), clean_name);
         let held = Held {
             resource,
             generations,
@@ -295,7 +295,10 @@ impl Cache {
         let add = move || {
             store.flush_pins_blocking()?;
             // First, so that what no torrent can be made of is not on record either.
-            catalogue.add_torrent_of(&held, Kind::Hybrid)?;
+            // Every node that holds it serves all three, so that the tracker can name any of them.
+            for kind in [Kind::Hybrid, Kind::V1, Kind::V2] {
+                catalogue.add_torrent_of(&held, kind)?;
+            }
             catalogue.add(held)
         };
         let held = tokio::task::spawn_blocking(add).await.map_err(|_| StoreError::Closing)??;
@@ -392,11 +395,11 @@ fn is_target(text: &str) -> bool {
 fn file_name(target: &str) -> String {
     let path = target.split('?').next().unwrap_or_default();
     let last = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or("resource");
-    safe(&percent_encoding::percent_decode_str(last).decode_utf8_lossy())
+    clean_name(&percent_encoding::percent_decode_str(last).decode_utf8_lossy())
 }
 
 /// A text as a file name that is one everywhere.
-fn safe(text: &str) -> String {
+pub fn clean_name(text: &str) -> String {
     let odd = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
     let mut name: String = text.chars().map(|c| if odd(c) { '_' } else { c }).collect();
     while name.len() > LONGEST_NAME {
@@ -425,7 +428,10 @@ mod tests {
         assert_eq!(file_name("/a/%2e%2e"), "resource");
         assert_eq!(file_name("/%2Fetc%5Cpasswd"), "_etc_passwd");
         assert_eq!(file_name("/"), "resource");
-        assert_eq!([safe("a/../b\n"), safe(""), safe("...")], ["a_.._b_", "resource", "resource"]);
+        assert_eq!(
+            [clean_name("a/../b\n"), clean_name(""), clean_name("...")],
+            ["a_.._b_", "resource", "resource"]
+        );
         assert!(file_name(&"ü".repeat(300)).len() <= LONGEST_NAME);
     }
 }

@@ -17,6 +17,8 @@ pub struct Call {
     pub request: Request<Body>,
     /// Who asks: the connection's peer, or what the PROXY protocol told of it.
     pub client: SocketAddr,
+    /// The socket's peer: who really connected.
+    pub via: SocketAddr,
     /// Whether it came over TLS.
     pub secure: bool,
     /// The client's verified certificate (DER), when it has one.

@@ -24,6 +24,8 @@ const NEVER: u64 = u64::MAX;
 pub struct Connection {
     /// The client's address; the PROXY header's when one is expected.
     pub peer: SocketAddr,
+    /// The socket's peer: who really connected, whatever a PROXY header says.
+    pub via: SocketAddr,
     /// Whether the client speaks TLS.
     pub secure: bool,
     /// The client's certificate (DER), verified against `public.tls_client_ca_file`, when it has one.
@@ -75,6 +77,7 @@ impl Connection {
         let now = clock.load(Relaxed);
         Self {
             peer,
+            via: peer,
             secure,
             certificate: None,
             clock,

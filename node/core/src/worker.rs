@@ -162,6 +162,7 @@ impl<H: Handler> Worker<H> {
         guard: Open<H>,
     ) {
         let _ = stream.set_nodelay(true);
+        let via = peer;
         if self.shared.config.proxy_protocol {
             match tokio::time::timeout(HANDSHAKE_LIMIT, proxy_protocol::read(&mut stream)).await {
                 Ok(Ok(client)) => peer = client.unwrap_or(peer),
@@ -173,11 +174,11 @@ impl<H: Handler> Worker<H> {
             }
         }
         let Some(acceptor) = tls else {
-            return self.http1(stream, self.admit(peer, None, &guard)).await;
+            return self.http1(stream, self.admit((peer, via), None, &guard)).await;
         };
         match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => {
-                let connection = self.admit(peer, Some(stream.get_ref().1), &guard);
+                let connection = self.admit((peer, via), Some(stream.get_ref().1), &guard);
                 if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                     self.http2(stream, connection).await;
                 } else {
@@ -194,11 +195,12 @@ impl<H: Handler> Worker<H> {
 
     fn admit(
         &self,
-        peer: SocketAddr,
+        (peer, via): (SocketAddr, SocketAddr),
         tls: Option<&rustls::ServerConnection>,
         guard: &Open<H>,
     ) -> Arc<Connection> {
         let mut connection = Connection::new(peer, tls.is_some(), self.clock.clone());
+        connection.via = via;
         let certificate = tls.and_then(|tls| tls.peer_certificates()?.first());
         connection.certificate = certificate.map(|certificate| certificate.as_ref().into());
         let connection = Arc::new(connection);

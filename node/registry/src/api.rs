@@ -35,7 +35,7 @@ use crate::message::{self, Beat, EnrolRequest, HoldingsReport, Report};
 /// Largest beat, bytes.
 const MOST_BEAT: usize = 2 << 20;
 /// Largest message of holdings, bytes.
-const MOST_HOLDINGS: usize = 4 << 20;
+const MOST_HOLDINGS: usize = 8 << 20;
 /// Largest message of what a node holds and fetches, bytes.
 const MOST_TOLD: usize = 8 << 20;
 /// Largest request to enrol, and largest report, bytes.

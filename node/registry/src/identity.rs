@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use skerry_core::api::Call;
 use x509_parser::extensions::GeneralName;
 
+use crate::clock::now_ms;
 use crate::error::Refused;
 
 /// Before a node's id in the name (SAN URI) of its certificate.
@@ -56,7 +57,16 @@ impl Caller {
 
 impl From<&Call> for Caller {
     fn from(call: &Call) -> Self {
-        Self::new(call.certificate.as_deref().and_then(node_of), call.client)
+        let now = now_ms() / 1000;
+        // A resumed session brings its certificate along, however old.
+        let certificate = call.certificate.as_deref().filter(|certificate| ends(certificate) > Some(now));
+        let caller = Self::new(certificate.and_then(node_of), call.client);
+        let fields = call.request.headers();
+        let is_passed_on =
+            ["forwarded", "x-forwarded-for", "via"].iter().any(|name| fields.contains_key(*name));
+        // Behind a proxy on this machine everybody seems to be here.
+        let local = caller.local && call.via.ip().to_canonical().is_loopback() && !is_passed_on;
+        Self { local, ..caller }
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use skerry_core::role::BoxFuture;
 use skerry_core::{Body, Role, admin, problem};
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::api::Endpoint;
 use crate::ca::{self, Authority};
@@ -30,6 +30,8 @@ use crate::{identity, message};
 
 /// How often the control node looks who fell silent.
 const TICK: Duration = Duration::from_millis(500);
+/// How long the control node may take to hear that this node ends.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// Reports that the admin listener tells.
 const REPORTS: usize = 100;
 /// A certificate that ends sooner is warned of, seconds.
@@ -62,6 +64,8 @@ pub struct RegistryRole {
     membership: Option<Arc<Membership>>,
     endpoint: Arc<Endpoint>,
     tasks: Mutex<Vec<AbortHandle>>,
+    /// This node's membership, as it runs.
+    member: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Drop for RegistryRole {
@@ -114,6 +118,7 @@ impl RegistryRole {
             membership,
             endpoint,
             tasks: Mutex::default(),
+            member: Mutex::default(),
         })
     }
 
@@ -131,8 +136,20 @@ impl RegistryRole {
         };
         if let (Some(membership), Some(transport)) = (self.membership.clone(), transport) {
             let meter = Meter::new(self.config.links.clone());
-            let run = async move { membership.run(&*transport, meter).await };
-            tasks.push(background.spawn(run).abort_handle());
+            let running = background.spawn(async move { membership.run(&*transport, meter).await });
+            tasks.push(running.abort_handle());
+            *self.member.lock() = Some(running);
+        }
+    }
+
+    /// Waits until the control node has heard that this node leaves, for a short time at most. After the
+    /// drain has begun.
+    pub async fn left(&self) {
+        let member = self.member.lock().take();
+        if let Some(member) = member
+            && tokio::time::timeout(GOODBYE, member).await.is_err()
+        {
+            log::info!("the control node was not told that this node ends");
         }
     }
 

@@ -211,7 +211,13 @@ fn answers(name: &str, zones: &Path, modules: Option<&str>, figures: &mut Vec<Fi
         for target in targets.iter().cycle().take(count) {
             let began = Instant::now();
             let request = http::Request::builder().uri(target.as_str()).body(Body::Empty)?;
-            let call = Call { request, client: "127.0.0.1:4711".parse()?, secure: false, certificate: None };
+            let call = Call {
+                request,
+                client: "127.0.0.1:4711".parse()?,
+                via: "127.0.0.1:4711".parse()?,
+                secure: false,
+                certificate: None,
+            };
             let response = runtime.block_on(selector.clone().answer(call));
             times.push(began.elapsed().as_secs_f64() * 1e6);
             assert_eq!(response.status(), 200);

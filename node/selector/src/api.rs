@@ -286,6 +286,7 @@ mod tests {
         let call = |method: Method, target: &str| Call {
             request: http::Request::builder().method(method).uri(target).body(Body::Empty).unwrap(),
             client: "192.0.2.1:4711".parse().unwrap(),
+            via: "192.0.2.1:4711".parse().unwrap(),
             secure: false,
             certificate: None,
         };

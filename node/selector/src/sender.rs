@@ -29,7 +29,7 @@ impl Trusted {
         let mut client = peer.to_canonical();
         let forwarded = headers.contains_key("forwarded");
         let name = if forwarded { "forwarded" } else { "x-forwarded-for" };
-        let values = headers.get_all(name).iter().rev().filter_map(|value| value.to_str().ok());
+        let values = headers.get_all(name).iter().rev().map_while(|value| value.to_str().ok());
         let hops = values.flat_map(|value| split(value, b',').into_iter().rev());
         for hop in hops.take(MOST_HOPS) {
             if !self.has(client) {

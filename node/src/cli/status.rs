@@ -1,5 +1,7 @@
 //! `skerry status`: one screen.
 
+mod roles;
+
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -64,6 +66,7 @@ fn screen(status: &Value, now: u64) -> String {
     lines.push(format!("traffic    {} to clients, {} from origins", bytes(to_clients), bytes(from_origins)));
     lines.push(String::new());
     lines.extend(store_lines(&status["store"]));
+    lines.extend(roles::lines(status));
     lines.push(String::new());
     lines.extend(sites(&status["cache"]["sites"]));
     lines.join("\n") + "\n"
@@ -106,7 +109,7 @@ pub(super) fn store_lines(stats: &Value) -> Vec<String> {
 
 fn listeners(listeners: &Value) -> String {
     let mut all = Vec::new();
-    for name in ["public", "tls", "admin"] {
+    for name in ["public", "tls", "admin", "peers", "tracker"] {
         let one = listeners[name].as_str().into_iter();
         let several = listeners[name].as_array().into_iter().flatten().filter_map(Value::as_str);
         all.extend(one.chain(several).map(|address| format!("{address} ({name})")));

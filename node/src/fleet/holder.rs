@@ -13,12 +13,16 @@ use skerry_registry::client::Membership;
 use skerry_store::catalogue::{CatalogueError, Progress};
 use skerry_store::{Catalogue, ChunkId, StoreError};
 
+use super::Neighbours;
+
 /// Holds through the cache, on record in the catalogue.
 pub struct ThroughCache {
     /// Fetches.
     pub cache: Arc<Cache>,
     /// Keeps the record.
     pub catalogue: Catalogue,
+    /// Asked before the origin is.
+    pub neighbours: Arc<Neighbours>,
 }
 
 impl Holder for ThroughCache {
@@ -30,7 +34,15 @@ impl Holder for ThroughCache {
     ) -> BoxFuture<'static, Result<ChunkId, HoldFailure>> {
         let (cache, catalogue) = (self.cache.clone(), self.catalogue.clone());
         let wanted = Wanted { from: item.source(), name: None, pin: Some(item.pin()) };
+        let (neighbours, resource, pin) = (self.neighbours.clone(), item.resource, item.pin());
         Box::pin(async move {
+            if let Some(id) = resource {
+                let from = wanted.from.clone();
+                let held = neighbours.hold(&catalogue, id, from, &pin, &progress, &rate).await;
+                if let Some(held) = held {
+                    return Ok(held.id());
+                }
+            }
             let held = cache.hold(&catalogue, wanted, &progress, rate).await;
             held.map(|held| held.id()).map_err(failure)
         })

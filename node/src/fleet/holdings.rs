@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use skerry_registry::{Holding, client::Membership};
+use skerry_registry::{Holding, client::Membership, fleet::MOST_TORRENTS};
 use skerry_store::chunk::hex;
 use skerry_store::{Catalogue, ChunkId, StoreError};
 
@@ -90,11 +90,13 @@ fn add_torrent(held: &mut HashMap<String, Holding>, torrent: &skerry_store::cata
         let only = resources.into_iter().next().and_then(|id| held.get_mut(&id.to_string()));
         if let Some(holding) = only {
             holding.info_hashes.extend(hashes);
+            holding.info_hashes.truncate(MOST_TORRENTS);
         }
         return;
     }
-    let of_file = |id: &&ChunkId| held.get(&id.to_string()).map_or(0, |file| file.held_bytes);
-    let held_bytes = resources.iter().map(of_file).sum();
+    // Files that are alike count each, as they do in the torrent's length.
+    let of_file = |id: &ChunkId| held.get(&id.to_string()).map_or(0, |file| file.held_bytes);
+    let held_bytes = torrent.files.iter().flatten().map(of_file).sum();
     // A package's id is its v2 info-hash; one of v1 alone has its v1 info-hash behind zeros.
     let id = match (info.hash_v2(), info.hash_v1()) {
         (Some(hash), _) => hash.to_string(),

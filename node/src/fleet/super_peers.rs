@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use skerry_registry::demand::Resource;
@@ -11,6 +10,8 @@ use skerry_registry::fleet::{Fleet, Holder, Node};
 use skerry_registry::{Control, hex};
 use skerry_selector::Selector;
 use skerry_tracker::{Held, Region, SuperPeer, SuperPeers};
+
+use super::now_ms;
 
 /// How long what was found for a torrent is used, milliseconds.
 const FRESH_MS: u64 = 500;
@@ -81,8 +82,8 @@ impl FromFleet {
         let addresses = node.peers.iter().flat_map(|peers| &peers.addresses);
         let (mut used, mut capacity, mut well) = (0, 0, node.links.is_empty());
         for link in &node.links {
-            used += link.used_kbps;
-            capacity += link.capacity_kbps;
+            used = link.used_kbps.saturating_add(used);
+            capacity = link.capacity_kbps.saturating_add(capacity);
             well |= link.healthy;
         }
         // A node without links says nothing of what it can carry; that is not that it takes nobody.
@@ -107,7 +108,7 @@ impl SuperPeers for FromFleet {
         let part = &self.found[usize::from(info_hash[0]) % PARTS];
         let key = (*info_hash, v6);
         if let Some(found) = part.lock().get(&key)
-            && now_ms.saturating_sub(found.at_ms) < FRESH_MS
+            && now_ms.abs_diff(found.at_ms) < FRESH_MS
         {
             return found.held.clone();
         }
@@ -118,7 +119,7 @@ impl SuperPeers for FromFleet {
             part.remove(&key);
         } else {
             if part.len() >= MOST {
-                part.retain(|_, found| now_ms.saturating_sub(found.at_ms) < FRESH_MS);
+                part.retain(|_, found| now_ms.abs_diff(found.at_ms) < FRESH_MS);
             }
             if part.len() < MOST {
                 part.insert(key, Found { at_ms: now_ms, held: held.clone() });
@@ -146,8 +147,4 @@ impl SuperPeers for FromFleet {
             (self.wish)(&resource, copies, (self.clock)());
         }
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -211,6 +211,7 @@ impl Connection {
         let Greeted { swarm, handshake, incoming, outgoing, rest } = greeted;
         let now = Instant::now();
         let told_lost = swarm.join(&seat.peer);
+        node.asked(&swarm);
         let pieces = swarm.layout().piece_count();
         let config = &node.config;
         let rates = [config.rate_bytes, config.rate_bytes_per_torrent, config.rate_bytes_per_peer];

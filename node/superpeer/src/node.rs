@@ -1,11 +1,12 @@
 //! What every connection shares: the node's side of the peer wire.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use skerry_core::api::Demand;
 use skerry_core::bucket::Bucket;
 use skerry_store::{Catalogue, StoreError};
 use tokio::sync::{Semaphore, watch};
@@ -21,6 +22,8 @@ const OPENING: usize = 4;
 const LATELY: usize = 64;
 /// Changes of the catalogue that come close together are looked at once.
 const SETTLE: Duration = Duration::from_secs(1);
+/// Files of one torrent that are counted as asked for.
+const MOST_ASKED: usize = 64;
 /// Requests for hashes that are worked on at once, where there is anything to compute.
 const HASHING: usize = 2;
 
@@ -44,6 +47,8 @@ pub(crate) struct Node {
     /// Swarms that were opened lately, so that who comes and goes does not have one opened each time.
     lately: Mutex<Vec<Arc<Swarm>>>,
     opening: Arc<Semaphore>,
+    /// Hears what peers ask for.
+    pub(crate) demand: OnceLock<Arc<dyn Demand>>,
     changes: watch::Receiver<u64>,
 }
 
@@ -69,6 +74,7 @@ impl Node {
             swarms: Mutex::default(),
             lately: Mutex::default(),
             opening: Arc::new(Semaphore::new(OPENING)),
+            demand: OnceLock::new(),
         })
     }
 
@@ -152,6 +158,17 @@ impl Node {
         let swarms: Vec<Arc<Swarm>> = self.swarms.lock().values().filter_map(Weak::upgrade).collect();
         let peopled = swarms.iter().filter(|swarm| swarm.len() > 0);
         peopled.map(|swarm| (skerry_store::chunk::hex(&swarm.info_hash), swarm.len())).collect()
+    }
+
+    /// A peer has come for a torrent: that is a request for each of its files.
+    pub(crate) fn asked(&self, swarm: &Swarm) {
+        let Some(demand) = self.demand.get() else { return };
+        let files = swarm.torrent.metainfo.info().files();
+        for (file, id) in files.iter().zip(&swarm.torrent.files).take(MOST_ASKED) {
+            if let Some(id) = id {
+                demand.asked(&id.0, file.length);
+            }
+        }
     }
 
     /// Counts a block.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use prometheus::Registry;
 use serde_json::json;
+use skerry_core::api::Demand;
 use skerry_core::lifecycle::Lifecycle;
 use skerry_core::role::BoxFuture;
 use skerry_core::{Body, Role, admin};
@@ -29,6 +30,11 @@ impl SuperPeer {
         registry: &Registry,
     ) -> Result<Arc<Self>, SuperPeerError> {
         Ok(Arc::new(Self(Node::new(config, catalogue, Metrics::new(registry)?))))
+    }
+
+    /// Tells what peers ask for. Once, before they come.
+    pub fn tell_demand(&self, demand: Arc<dyn Demand>) {
+        let _ = self.0.demand.set(demand);
     }
 
     /// Serves peers on this thread until the node has drained. One of the threads is the `first`.

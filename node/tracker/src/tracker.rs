@@ -176,8 +176,10 @@ impl Tracker {
         }
         let counts = worker.found.counts;
         let downloading = counts.downloaders;
-        let mut asker =
-            Asker { info_hash: &asked.info_hash, endpoint, place, have: peer.held, wanted, downloading };
+        // Who has but a magnet link cannot know what is left; some clients say that nothing is.
+        let knows_nothing = asked.left == Some(0) && asked.downloaded == 0 && asked.event == Event::Started;
+        let have = if knows_nothing { 0 } else { peer.held };
+        let mut asker = Asker { info_hash: &asked.info_hash, endpoint, place, have, wanted, downloading };
         for v6 in [address.is_ipv6(), address.is_ipv4()] {
             if asker.wanted == 0 {
                 break;

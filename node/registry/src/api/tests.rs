@@ -206,6 +206,7 @@ async fn bodies_are_read_within_their_bound() {
     let call = |path: &str, body: Vec<u8>| Call {
         request: Request::post(format!("{ROOT}{path}")).body(Body::from(Bytes::from(body))).unwrap(),
         client: "127.0.0.1:1000".parse().unwrap(),
+        via: "127.0.0.1:1000".parse().unwrap(),
         secure: false,
         certificate: None,
     };

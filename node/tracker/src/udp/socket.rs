@@ -13,6 +13,8 @@ use crate::TrackerError;
 /// How long a thread sleeps when nothing comes, and how often it looks at the node's phase when packets do.
 const LOOK: Duration = Duration::from_millis(250);
 const PACKETS: u32 = 1024;
+/// After an error that is nobody's packet.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Longest request that is read; what is behind it is no part of the protocol.
 const MOST_REQUEST: usize = 2048;
 /// What is asked of the system for packets that wait, so that a burst is not lost; it may give less.
@@ -56,6 +58,7 @@ pub fn serve(socket: &UdpSocket, mut server: Server, lifecycle: &Lifecycle) -> i
     let mut packet = [0; MOST_REQUEST];
     let mut answer = Vec::with_capacity(MOST_REQUEST);
     let mut left = 0;
+    let mut complained = false;
     loop {
         if left == 0 {
             if matches!(lifecycle.phase(), Phase::Draining { .. }) {
@@ -77,7 +80,14 @@ pub fn serve(socket: &UdpSocket, mut server: Server, lifecycle: &Lifecycle) -> i
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => left = 0,
                 // What the network said of an answer to somebody else.
                 ErrorKind::Interrupted | ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => {}
-                _ => return Err(error),
+                // Out of memory, or the interface is down: it may be better in a moment.
+                _ => {
+                    if !std::mem::replace(&mut complained, true) {
+                        log::warn!("cannot read what is announced over UDP: {error}");
+                    }
+                    std::thread::sleep(PAUSE);
+                    left = 0;
+                }
             },
         }
     }

@@ -1,0 +1,129 @@
+//! The preloader's wiring: planner on the control node, filler on every node of a fleet.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use prometheus::Registry;
+use skerry_cache::Cache;
+use skerry_policy::Policies;
+use skerry_preload::{Filler, Lists, LocalLists, Planner, Popularity, PreloadRole, RemoteLists};
+use skerry_registry::client::Membership;
+use skerry_registry::{RegistryRole, Transport};
+use skerry_selector::Selector;
+use skerry_store::Catalogue;
+use skerry_superpeer::SuperPeer;
+use tokio::runtime::Handle;
+
+use super::{Guide, Heard, Neighbours, ThroughCache, ToFleet};
+use crate::config::Config;
+
+/// How often the node looks what it can take.
+const DESCRIBED: Duration = Duration::from_secs(5);
+
+/// What the preloader is made from.
+pub struct Preloading<'a> {
+    /// The node's.
+    pub config: &'a Config,
+    /// Where metrics are registered.
+    pub registry: &'a Registry,
+    /// Where it runs.
+    pub background: &'a Handle,
+    /// The fleet that the node is in, if it is in one.
+    pub fleet: &'a RegistryRole,
+    /// The control node's map.
+    pub selector: Option<&'a Arc<Selector>>,
+    /// A member's way to the control node.
+    pub transport: Option<Arc<dyn Transport>>,
+    /// Fetches.
+    pub cache: &'a Arc<Cache>,
+    /// Serves peers, if it does.
+    pub superpeer: Option<&'a Arc<SuperPeer>>,
+    /// Keeps the record.
+    pub catalogue: &'a Catalogue,
+    /// Decide.
+    pub policies: &'a Policies,
+}
+
+/// The preloader of a node that is in a fleet.
+pub fn preloader(parts: Preloading<'_>) -> anyhow::Result<Option<Arc<PreloadRole>>> {
+    let Preloading {
+        config,
+        registry,
+        background,
+        fleet,
+        selector,
+        transport,
+        cache,
+        superpeer,
+        catalogue,
+        policies,
+    } = parts;
+    let Some(membership) = fleet.membership() else { return Ok(None) };
+    let metrics = skerry_preload::Metrics::new(registry)?;
+    let clock = skerry_preload::clock::system();
+    let planner = match fleet.control() {
+        Some(control) => Some(Arc::new(Planner::open(
+            skerry_preload::planner::Parts {
+                view: control.clone(),
+                policies: policies.clone(),
+                kv: control.kv().clone(),
+                plan_seconds: config.preload.plan_seconds,
+                seed: fastrand::u64(..),
+                metrics: metrics.clone(),
+            },
+            clock(),
+        )?)),
+        None => None,
+    };
+    let name = config.node.name.clone();
+    let (lists, guide): (Arc<dyn Lists>, Option<Guide>) = match (&planner, transport) {
+        (Some(planner), _) => {
+            fleet.endpoint().publish_lists(planner.clone());
+            let lists = Arc::new(LocalLists::new(planner.clone(), name.clone(), clock.clone()));
+            (lists, selector.cloned().map(Guide::Here))
+        }
+        (None, Some(transport)) => {
+            (Arc::new(RemoteLists::new(transport.clone(), &name)), Some(Guide::There(transport)))
+        }
+        (None, None) => return Ok(None),
+    };
+    let popularity = Arc::new(Popularity::new(&metrics));
+    let heard = Arc::new(Heard(popularity.clone()));
+    cache.tell_demand(heard.clone());
+    if let Some(superpeer) = superpeer {
+        superpeer.tell_demand(heard);
+    }
+    let parts = skerry_preload::filler::Parts {
+        config: config.preload.clone(),
+        quota_bytes: config.store.pinned_bytes,
+        holder: Arc::new(ThroughCache {
+            cache: cache.clone(),
+            catalogue: catalogue.clone(),
+            neighbours: Arc::new(Neighbours::new(guide, name)),
+        }),
+        lists,
+        journal: Arc::new(catalogue.store().clone()),
+        popularity,
+        counts: Arc::new(ToFleet(membership.clone())),
+        metrics,
+        clock,
+        seed: fastrand::u64(..),
+    };
+    let filler = Arc::new(Filler::start(parts, background)?);
+    background.spawn(describe(Arc::downgrade(&filler), membership.clone()));
+    Ok(Some(Arc::new(PreloadRole::new(planner, filler))))
+}
+
+/// Says with every beat what the filler can take: its windows open and close.
+async fn describe(filler: Weak<Filler>, membership: Arc<Membership>) {
+    let mut ticks = tokio::time::interval(DESCRIBED);
+    loop {
+        ticks.tick().await;
+        let Some(filler) = filler.upgrade() else { return };
+        let (capacity, window) = (filler.capacity_bytes(), filler.window_bytes());
+        membership.describe(|node| {
+            node.capacity_bytes = capacity;
+            node.preload_window_bytes = window;
+        });
+    }
+}
