@@ -1,7 +1,7 @@
 //! Holding: a target of a site becomes a resource, complete and, if it is to stay, pinned.
 //!
 //! It takes the way of any other request, so that the cache's object and the resource share their
-//! chunks; what comes for a hold is pinned as it comes ([`Ticket`]). Then every chunk is read once,
+//! chunks; what comes for a hold is pinned as it comes (`Ticket`). Then every chunk is read once,
 //! for the digests of the whole, and the resource stands in the catalogue.
 
 use std::collections::HashMap;

@@ -33,7 +33,7 @@ pub const LINKS_SAMPLE: &str = "\
 pub struct RegistryConfig {
     /// This is the fleet's control node: it keeps the registry, below `node.data_dir`.
     pub control: bool,
-    /// The control node of the fleet that this node is a member of: https://HOST[:PORT].
+    /// The control node of the fleet that this node is a member of: https://HOST:PORT.
     pub control_url: String,
     /// Region that this node stands in. The one that it was enrolled for counts more.
     pub region: String,
@@ -80,7 +80,7 @@ impl Default for RegistryConfig {
 pub struct LinkConfig {
     /// Its name, one on the node.
     pub name: String,
-    /// Where clients reach it: http://HOST[:PORT] or https://HOST[:PORT].
+    /// Where clients reach it: http://HOST:PORT or https://HOST:PORT.
     pub url: String,
     /// Name of the operator.
     #[serde(default)]

@@ -1,9 +1,9 @@
 //! The super-peer role: whatever the catalogue holds, for any BitTorrent client.
 //!
-//! A peer's handshake names a torrent ([`greeting`]); one that is not held is closed before any data.
-//! Else the peer joins the torrent's [`swarm`], is given a place at the table when there is one
-//! ([`places`], [`choke`]; a taste of it until then: [`allowed`]), and its requests go out as slices of
-//! the memory tier's chunks ([`connection`], [`outbox`]). Nothing is asked of peers: what they upload is
+//! A peer's handshake names a torrent (`greeting`); one that is not held is closed before any data.
+//! Else the peer joins the torrent's `swarm`, is given a place at the table when there is one
+//! (`places`, `choke`; a taste of it until then: `allowed`), and its requests go out as slices of
+//! the memory tier's chunks (`connection`, `outbox`). Nothing is asked of peers: what they upload is
 //! theirs to decide.
 
 mod allowed;
