@@ -5,9 +5,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use skerry_wire::merkle;
 
-/// Leaf length of BEP 52, in bytes.
-pub const LEAF: usize = 16 * 1024;
+pub use skerry_wire::hash::hex;
+pub use skerry_wire::merkle::LEAF;
 
 /// A chunk's id: the root of the SHA-256 Merkle tree over its 16 KiB leaves, where missing leaves
 /// up to the next power of two are 32 zero bytes (BEP 52, "pieces root").
@@ -20,12 +21,7 @@ pub struct ChunkId(pub [u8; 32]);
 impl ChunkId {
     /// Hashes a chunk's bytes. About 2 GB/s where the CPU has SHA instructions.
     pub fn of(bytes: &[u8]) -> Self {
-        let mut layer: Vec<[u8; 32]> = bytes.chunks(LEAF).map(|leaf| Sha256::digest(leaf).into()).collect();
-        if layer.is_empty() {
-            layer.push([0; 32]);
-        }
-        layer.resize(layer.len().next_power_of_two(), [0; 32]);
-        Self(root(layer))
+        Self(merkle::root_of(bytes))
     }
 
     /// What a chunk of this id and of `length` bytes is kept under. BEP 52 hashes a leaf as it hashes two
@@ -42,45 +38,8 @@ impl ChunkId {
     /// The root as seen from a tree `leaves` leaves wide (a power of two), for a chunk of `length`
     /// bytes: what BEP 52's piece layers hold for a last, shorter piece.
     pub fn raised(self, length: usize, leaves: usize) -> Self {
-        let mut width = length.div_ceil(LEAF).max(1).next_power_of_two();
-        let mut zero = [0; 32];
-        for _ in 0..width.trailing_zeros() {
-            zero = pair(&zero, &zero);
-        }
-        let mut root = self.0;
-        while width < leaves {
-            root = pair(&root, &zero);
-            zero = pair(&zero, &zero);
-            width *= 2;
-        }
-        Self(root)
+        Self(merkle::raised(self.0, length, leaves))
     }
-}
-
-/// Root of a layer whose width is a power of two.
-pub(crate) fn root(mut layer: Vec<[u8; 32]>) -> [u8; 32] {
-    while layer.len() > 1 {
-        let half = layer.len() / 2;
-        for index in 0..half {
-            layer[index] = pair(&layer[2 * index], &layer[2 * index + 1]);
-        }
-        layer.truncate(half);
-    }
-    layer[0]
-}
-
-pub(crate) fn pair(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
-    Sha256::new().chain_update(left).chain_update(right).finalize().into()
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]])
-        .map(char::from)
-        .collect()
 }
 
 impl fmt::Display for ChunkId {
@@ -113,6 +72,8 @@ impl FromStr for ChunkId {
 
 #[cfg(test)]
 mod tests {
+    use skerry_wire::merkle::{pair, root};
+
     use super::*;
 
     #[test]

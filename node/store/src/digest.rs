@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
+use skerry_wire::merkle;
 
 use crate::ChunkId;
-use crate::chunk::{LEAF, hex, root};
+use crate::chunk::hex;
 
 /// What is known of a complete resource: enough to describe it to every kind of client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,24 +73,14 @@ impl Ingest {
 
 /// BEP 52's pieces root from the chunk ids of a resource.
 pub fn pieces_root(chunks: &[ChunkId], length: u64, chunk_length: u32) -> ChunkId {
-    let [only] = chunks else {
-        let leaves = chunk_length as usize / LEAF;
-        let mut layer: Vec<[u8; 32]> = chunks.iter().map(|id| id.0).collect();
-        if let Some(last) = layer.last_mut() {
-            let tail = length - u64::from(chunk_length) * (chunks.len() as u64 - 1);
-            *last = ChunkId(*last).raised(tail as usize, leaves).0;
-        }
-        // Padding above the leaves is the root of a tree of zero leaves, as high as a chunk.
-        let zero = ChunkId([0; 32]).raised(1, leaves).0;
-        layer.resize(chunks.len().next_power_of_two(), zero);
-        return ChunkId(root(layer));
-    };
-    *only
+    let layer: Vec<[u8; 32]> = chunks.iter().map(|chunk| chunk.0).collect();
+    ChunkId(merkle::pieces_root(&layer, length, chunk_length))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chunk::LEAF;
 
     /// The pieces root straight from the definition: all leaves, padded, hashed up.
     fn by_definition(bytes: &[u8]) -> ChunkId {
