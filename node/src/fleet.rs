@@ -5,6 +5,7 @@ mod holder;
 mod holdings;
 mod neighbours;
 mod preloader;
+mod reports;
 mod super_peers;
 mod transport;
 
@@ -12,6 +13,7 @@ pub use holder::{Heard, ThroughCache, ToFleet};
 pub use holdings::tell_holdings;
 pub use neighbours::{Guide, Neighbours};
 pub use preloader::{Preloading, preloader};
+pub use reports::Recheck;
 pub use super_peers::FromFleet;
 pub use transport::Https;
 

@@ -19,7 +19,7 @@ use skerry_tracker::{Tracker, TrackerRole};
 use tokio::runtime::Handle;
 
 use crate::config::Config;
-use crate::fleet::{self, FromFleet, Https, tell_holdings};
+use crate::fleet::{self, FromFleet, Https, Recheck, tell_holdings};
 
 /// What a node runs.
 pub struct Roles {
@@ -111,6 +111,8 @@ impl Roles {
             None => None,
         };
         let tracker_role = tracker.clone().map(TrackerRole::new).transpose()?.map(Arc::new);
+        let recheck = Recheck::start(catalogue.clone(), background);
+        fleet_role.endpoint().publish_listener(Arc::new(recheck));
         let mut apis: Vec<Arc<dyn Api>> = vec![resources.clone(), fleet_role.endpoint().clone()];
         apis.extend(selector.clone().filter(|_| config.selector.enabled).map(|api| api as Arc<dyn Api>));
         cache.publish(Apis::new(apis));

@@ -23,7 +23,7 @@ use self::state::State;
 use crate::demand::{Demand, MOST_COUNTS, Resource};
 use crate::error::{KvError, Refused};
 use crate::fleet::{Fleet, Node};
-use crate::holdings::{self, MOST_OF_A_NODE, Row};
+use crate::holdings::{self, MOST_OF_A_NODE, MOST_OF_A_PAGE, Row};
 use crate::kv::{Event, Kv, Life};
 use crate::message::{Beat, BeatAnswer, HoldingsAnswer, HoldingsReport, Report};
 use crate::metrics::Metrics;
@@ -227,16 +227,28 @@ impl Control {
         if !anew && known.len() + held.len() > MOST_OF_A_NODE {
             return Err(Refused::Full { what: "holdings of a node", most: MOST_OF_A_NODE });
         }
-        for (number, page) in known.changed(anew, &held, &dropped) {
-            let key = format!("holdings/{id}/{number:02x}");
-            if page.is_empty() {
-                self.discard(&mut state, &key, now_ms);
-            } else {
-                self.keep(&mut state, &key, &holdings::pack(&page), now_ms);
-            }
+        let pages = known.changed(anew, &held, &dropped);
+        if pages.values().any(|page| page.len() > MOST_OF_A_PAGE) {
+            return Err(Refused::Full { what: "holdings whose ids begin alike", most: MOST_OF_A_PAGE });
         }
-        // The generation comes last: a list that was cut short by a crash is sent again.
-        self.keep(&mut state, &format!("holdings/{id}"), &json(&report.generation), now_ms);
+        let mut is_whole = true;
+        for (number, page) in pages {
+            let key = format!("holdings/{id}/{number:02x}");
+            is_whole &= match page.is_empty() {
+                true => self.discard(&mut state, &key, now_ms),
+                false => self.keep(&mut state, &key, &holdings::pack(&page), now_ms),
+            };
+        }
+        // The generation comes last: a list that was cut short, by a crash or a full disk, is sent again
+        // after the next start.
+        let key = format!("holdings/{id}");
+        let generation = json(&report.generation);
+        if is_whole {
+            self.keep(&mut state, &key, &generation, now_ms);
+        } else {
+            self.discard(&mut state, &key, now_ms);
+            state.apply(&self.fleet, &key, Some(&generation), now_ms);
+        }
         Ok(HoldingsAnswer { generation: report.generation })
     }
 
@@ -375,14 +387,16 @@ impl Control {
         }
     }
 
-    fn keep(&self, state: &mut State, key: &str, value: &[u8], now_ms: u64) {
+    /// Writes a record; false when it is known in memory alone.
+    fn keep(&self, state: &mut State, key: &str, value: &[u8], now_ms: u64) -> bool {
         let written = self.kv.put(key, value, Life::forever(now_ms)).map(drop);
-        self.written(state, key, Some(value), written, now_ms);
+        self.written(state, key, Some(value), written, now_ms)
     }
 
-    fn discard(&self, state: &mut State, key: &str, now_ms: u64) {
+    /// Removes a record; false when it is gone in memory alone.
+    fn discard(&self, state: &mut State, key: &str, now_ms: u64) -> bool {
         let written = self.kv.delete(key).map(drop);
-        self.written(state, key, None, written, now_ms);
+        self.written(state, key, None, written, now_ms)
     }
 
     fn written(
@@ -392,11 +406,12 @@ impl Control {
         value: Option<&[u8]>,
         written: Result<(), KvError>,
         now_ms: u64,
-    ) {
+    ) -> bool {
         match written {
             Ok(()) => {
                 self.failing.store(false, Relaxed);
                 self.catch_up(state, now_ms);
+                true
             }
             Err(error) => {
                 self.metrics.write_failures.inc();
@@ -404,6 +419,7 @@ impl Control {
                     log::error!(key; "what nodes say is known in memory alone: {error}");
                 }
                 state.apply(&self.fleet, key, value, now_ms);
+                false
             }
         }
     }

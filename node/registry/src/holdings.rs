@@ -9,7 +9,11 @@ use crate::fleet::{Holding, MOST_TORRENTS, info_hash};
 use crate::hex;
 
 /// Holdings of one node, at most.
-pub(crate) const MOST_OF_A_NODE: usize = 1_000_000;
+pub(crate) const MOST_OF_A_NODE: usize = 900_000;
+
+/// Holdings in one page: ids are hashes, so pages are alike, and one that is not is nobody's honest list. It
+/// fits a value of the store.
+pub(crate) const MOST_OF_A_PAGE: usize = 4096;
 
 /// One holding, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

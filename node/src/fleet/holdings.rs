@@ -97,10 +97,10 @@ fn add_torrent(held: &mut HashMap<String, Holding>, torrent: &skerry_store::cata
     // Files that are alike count each, as they do in the torrent's length.
     let of_file = |id: &ChunkId| held.get(&id.to_string()).map_or(0, |file| file.held_bytes);
     let held_bytes = torrent.files.iter().flatten().map(of_file).sum();
-    // A package's id is its v2 info-hash; one of v1 alone has its v1 info-hash behind zeros.
+    // A package's id is its v2 info-hash; one of v1 alone has its v1 info-hash before zeros.
     let id = match (info.hash_v2(), info.hash_v1()) {
         (Some(hash), _) => hash.to_string(),
-        (None, Some(hash)) => format!("{:0>64}", hash.to_string()),
+        (None, Some(hash)) => format!("{:0<64}", hash.to_string()),
         (None, None) => return,
     };
     let length = info.length();

@@ -307,6 +307,22 @@ mod tests {
     }
 
     #[test]
+    fn other_bytes_than_a_chunk_s_are_dropped_when_it_is_looked_at_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let ((first, one), (second, two)) = (chunk(1), chunk(2));
+        // As a fault of the memory would leave them: sealed, and wrong.
+        let wrong = store.put_blocking(first, &two).unwrap();
+        let right = store.put_blocking(second, &two).unwrap();
+        assert!(!store.recheck_blocking(wrong).unwrap());
+        assert!(store.recheck_blocking(wrong).unwrap(), "it is gone");
+        assert!(store.recheck_blocking(right).unwrap());
+        assert_eq!(store.inner().read_disk(right).unwrap(), Some(two));
+        let again = store.put_blocking(first, &one).unwrap();
+        assert!(store.recheck_blocking(again).unwrap());
+    }
+
+    #[test]
     fn what_comes_after_its_name_was_let_go_of_is_the_cache_s() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());

@@ -227,6 +227,31 @@ impl Store {
         self.0.ring.collect_pinned()
     }
 
+    /// Reads a chunk again from the disk, whatever is in memory, and hashes it. Copies that are not what
+    /// they should be are dropped, so that they are fetched again; false when there were any. What is not
+    /// held is as it should be. Blocks.
+    pub fn recheck_blocking(&self, chunk: Located) -> Result<bool, StoreError> {
+        let mut sound = true;
+        for family in self.0.ring.families() {
+            let reason = match family.get(&chunk.id)? {
+                Found::Absent => continue,
+                Found::Damaged(reason) => reason,
+                Found::Sound(bytes) if ChunkId::of(&bytes).kept_as(bytes.len()) == chunk.id => continue,
+                Found::Sound(_) => "it fails its hash".to_owned(),
+            };
+            self.0.damaged(&family, &chunk.id, &reason)?;
+            sound = false;
+        }
+        // Memory is believed no more than the disk.
+        if let Some(bytes) = self.0.memory.get(&chunk.id)
+            && ChunkId::of(&bytes).kept_as(bytes.len()) != chunk.id
+        {
+            self.0.memory.remove(&chunk.id);
+            sound = false;
+        }
+        Ok(sound)
+    }
+
     /// Bytes that may still be pinned.
     pub fn pinnable(&self) -> u64 {
         self.0.config.pinned_bytes.saturating_sub(self.0.ring.pinned.load(Relaxed))
