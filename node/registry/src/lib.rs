@@ -1,11 +1,11 @@
 //! What the fleet knows: nodes and their links, who holds what, what is asked for, what went wrong.
 //!
-//! One node is the fleet's [`control`] node. It keeps all that in a store of records ([`kv`]), RocksDB
-//! for now, and shows it to the control roles (selector, tracker, preloader) as a [`fleet`] in memory,
-//! with [`demand`] and [`wishes`]. Every node, the control node too, is a [`member`]: it says who it
-//! is ([`message`]) and that it is well, what its links carry ([`interfaces`]) and what it holds, over
-//! a transport that the node makes ([`client`]). A node that loses the control node goes on serving,
-//! queues what it has to tell, and catches up.
+//! One node is the fleet's [`control`] node. It keeps all that in a store of records ([`kv`]; RocksDB,
+//! behind a trait that a cluster engine fits), and shows it to the control roles (selector, tracker,
+//! preloader) as a [`fleet`] in memory, with [`demand`] and [`wishes`]. Every node, the control node
+//! too, is a [`member`]: it says who it is ([`message`]) and that it is well, what its links carry
+//! ([`interfaces`]) and what it holds, over a transport that the node makes ([`client`]). A node that
+//! loses the control node goes on serving, queues what it has to tell, and catches up.
 //!
 //! Nodes know each other by certificates ([`identity`]) of the fleet's own authority ([`ca`]), which a
 //! machine gets for a one-time token ([`enrol`]). The [`api`] lets a node speak for itself alone.
