@@ -1,5 +1,10 @@
 //! Who a request is for: the connection's other end, unless that is trusted to speak for others
 //! (`Forwarded`, RFC 7239; else `X-Forwarded-For`).
+//!
+//! Where there are both, `Forwarded` counts alone, whether they agree or not and whether it can be read or
+//! not: it is the standard, and how two chains belong together cannot be told (RFC 7239 §7.4). Nothing tells
+//! either which hop wrote what, so a trusted proxy must replace, or drop, the one that it does not write
+//! itself; a client's own goes through it otherwise.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -116,9 +121,24 @@ mod tests {
         assert_eq!(client("10.0.0.1", &two), "192.0.2.1");
         let forwarded = "for=192.0.2.66, for=192.0.2.1;proto=https;by=10.0.0.7, For=\"[2001:db8::7]:4711\"";
         assert_eq!(client("10.0.0.1", &[("forwarded", forwarded)]), "192.0.2.1");
-        // `Forwarded` counts where there are both.
-        let both = [("x-forwarded-for", "192.0.2.66"), ("forwarded", "for=192.0.2.1")];
-        assert_eq!(client("10.0.0.1", &both), "192.0.2.1");
+    }
+
+    #[test]
+    fn forwarded_counts_where_there_are_both() {
+        let both = |forwarded, other| {
+            let (forwarded, other) = (("forwarded", forwarded), ("x-forwarded-for", other));
+            let one = client("10.0.0.1", &[forwarded, other]);
+            // In whatever order they stand.
+            assert_eq!(client("10.0.0.1", &[other, forwarded]), one);
+            one
+        };
+        assert_eq!(both("for=192.0.2.1", "192.0.2.1"), "192.0.2.1");
+        assert_eq!(both("for=192.0.2.1", "192.0.2.66"), "192.0.2.1");
+        assert_eq!(both("for=192.0.2.1", "192.0.2.66, 10.0.0.7"), "192.0.2.1");
+        // The other does not stand in for what it does not say, or beyond what it says.
+        assert_eq!(both("for=unknown", "192.0.2.66"), "10.0.0.1");
+        assert_eq!(both("proto=https", "192.0.2.66"), "10.0.0.1");
+        assert_eq!(both("for=10.0.0.7", "192.0.2.66"), "10.0.0.7");
     }
 
     #[test]

@@ -14,7 +14,12 @@ use skerry_registry::prefix::Prefix;
 pub fn announced(source: IpAddr, named: Option<IpAddr>, trusted: &[Prefix]) -> IpAddr {
     let source = source.to_canonical();
     let named = named.map(|named| named.to_canonical()).filter(|named| is_reachable(*named));
-    named.filter(|_| trusted.iter().any(|prefix| prefix.contains(source))).unwrap_or(source)
+    named.filter(|_| is_trusted(source, trusted)).unwrap_or(source)
+}
+
+/// Whether the operator trusts an address, which is no IPv4 address in IPv6 form.
+pub fn is_trusted(address: IpAddr, trusted: &[Prefix]) -> bool {
+    trusted.iter().any(|prefix| prefix.contains(address))
 }
 
 /// Whether an address means nothing outside of its own network.

@@ -13,6 +13,8 @@ const LONGEST_SECONDS: u32 = 604_800;
 /// Rows of a policy's call that are left for super-peers.
 const MOST_SCHEDULED: usize = 1000;
 const MOST_WORKERS: usize = 1024;
+/// Fewest peers that a source can be limited to.
+const FEWEST_OF_SOURCE: usize = 100;
 
 /// `[tracker]`: announces, and who is told of whom.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
@@ -30,23 +32,30 @@ pub struct TrackerConfig {
     pub min_interval_seconds: u32,
     /// A peer that is silent for so long is forgotten.
     pub peer_timeout_seconds: u32,
-    /// Swarms that are remembered; a swarm takes about 120 bytes.
+    /// Swarms that are remembered; a swarm takes about 120 bytes. An eighth of this, of `max_peers` and of
+    /// `max_peers_per_source` is left to torrents that the fleet holds.
     pub max_torrents: usize,
     /// Peers that are remembered in all; a peer takes about 50 bytes.
     pub max_peers: usize,
     /// Peers of one swarm that are remembered, by address family.
     pub max_peers_per_torrent: usize,
+    /// Peers of one source that are remembered, in all swarms, and with them swarms that nobody else is in; 0
+    /// is no limit. A source is an IPv4 address, behind which a hundred homes may be, or an IPv6 /64; a /48
+    /// has 16 times as many. Who is in `trusted` has no limit.
+    pub max_peers_per_source: usize,
     /// Peers that a client is told of when it does not say how many.
     pub wanted: usize,
     /// Peers that a client is told of at most. In UDP no more than fit a packet: 230, or 76 with IPv6.
     pub max_wanted: usize,
-    /// Ordinary peers that the super-peer-scheduler chooses from, drawn at random.
+    /// Ordinary peers that the super-peer-scheduler chooses from at most, drawn at random: a third more than
+    /// a client wants.
     pub scheduled_peers: usize,
     /// Calls of that policy in a second, for each thread; further announces get the built-in verdict.
     pub max_policy_calls: u32,
     /// Track every torrent. When false, only those that the fleet has.
     pub open: bool,
     /// Prefixes of proxies and own boxes whose announces may name another address (`ip=`).
+    /// `max_peers_per_source` is not for them.
     pub trusted: Vec<Prefix>,
 }
 
@@ -62,6 +71,7 @@ impl Default for TrackerConfig {
             max_torrents: 1_000_000,
             max_peers: 4_000_000,
             max_peers_per_torrent: 200_000,
+            max_peers_per_source: 5000,
             wanted: 50,
             max_wanted: 200,
             scheduled_peers: 60,
@@ -102,6 +112,13 @@ impl TrackerConfig {
                 return Err((key, "must be from 1 to 2147483648".into()));
             }
         }
+        // Sources are counted in cells that they share by chance: fewer would be chance alone.
+        if self.max_peers_per_source != 0
+            && !(FEWEST_OF_SOURCE..=1 << 31).contains(&self.max_peers_per_source)
+        {
+            let reason = format!("must be 0, or from {FEWEST_OF_SOURCE} to 2147483648");
+            return Err(("tracker.max_peers_per_source", reason));
+        }
         if !(1..=1000).contains(&self.max_wanted) {
             return Err(("tracker.max_wanted", "must be from 1 to 1000".into()));
         }
@@ -123,6 +140,7 @@ impl TrackerConfig {
             torrents: self.max_torrents,
             peers: self.max_peers,
             peers_per_torrent: self.max_peers_per_torrent,
+            peers_per_source: self.max_peers_per_source,
             timeout: self.peer_timeout_seconds,
         }
     }
@@ -148,6 +166,7 @@ mod tests {
         assert_eq!(key(|config| config.min_interval_seconds = 901), "tracker.min_interval_seconds");
         assert_eq!(key(|config| config.peer_timeout_seconds = 900), "tracker.peer_timeout_seconds");
         assert_eq!(key(|config| config.max_peers = 0), "tracker.max_peers");
+        assert_eq!(key(|config| config.max_peers_per_source = 99), "tracker.max_peers_per_source");
         assert_eq!(key(|config| config.wanted = 201), "tracker.wanted");
         assert_eq!(key(|config| config.scheduled_peers = 5000), "tracker.scheduled_peers");
     }

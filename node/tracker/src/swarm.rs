@@ -3,13 +3,16 @@
 //! Swarms are spread over shards by info-hash, each behind a lock that is held for the time of one announce.
 //! Peers of the two address families are kept apart, since an answer in UDP has one of them. Time is an
 //! argument, in seconds since the tracker's start; nothing here reads a clock. What is kept is bounded in
-//! swarms, peers of a swarm and peers in all; beyond that an announce is answered and not remembered.
+//! swarms, peers of a swarm, peers of a source and peers in all; beyond that an announce is answered and not
+//! remembered. There is no swarm without a peer, so these limits bound the swarms that a source makes up,
+//! too. A part of each is left to torrents that the fleet holds, so that no stranger fills it.
 //!
 //! A client that has both families announces itself in both (BEP 7), and there are two entries of it. So
 //! each count is that of the family that has more.
 
 mod entry;
 mod index;
+mod sources;
 mod table;
 
 use std::collections::{HashMap, hash_map};
@@ -22,10 +25,13 @@ use skerry_wire::tracker::Counts;
 
 pub use entry::{Address, Entry, Kind, Peer};
 use index::HashKey;
+use sources::Sources;
 use table::{Among, Table};
 
 /// Locks that swarms are spread over.
 const SHARDS: usize = 256;
+/// One part in so many of a limit is left to torrents that the fleet holds.
+const RESERVED: usize = 8;
 
 /// What is remembered, at most.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +42,8 @@ pub struct Limits {
     pub peers: usize,
     /// Peers of one swarm and one address family.
     pub peers_per_torrent: usize,
+    /// Peers of one source: an IPv4 address or an IPv6 /64; a /48 has 16 times as many. 0 is no limit.
+    pub peers_per_source: usize,
     /// Seconds after which a silent peer is forgotten.
     pub timeout: u32,
 }
@@ -49,6 +57,8 @@ pub enum Full {
     Peers = 1,
     /// That of peers of a swarm.
     Torrent = 2,
+    /// That of peers of a source.
+    Source = 3,
 }
 
 /// One announce.
@@ -62,6 +72,10 @@ pub struct Announce<'a> {
     pub leaves: bool,
     /// It has just got everything.
     pub completed: bool,
+    /// The fleet holds the torrent: it may have what room is left to those.
+    pub held: bool,
+    /// The limit of peers of a source is not for this one.
+    pub trusted: bool,
     /// Peers of its own family to draw, at most.
     pub wanted: usize,
     /// Peers of the other family to draw, at most.
@@ -114,6 +128,7 @@ pub struct Swarms {
     shards: Box<[Mutex<Shard>]>,
     key: HashKey,
     limits: Limits,
+    sources: Sources,
     torrents: AtomicUsize,
     v4: AtomicUsize,
     v6: AtomicUsize,
@@ -136,10 +151,12 @@ impl Swarms {
 
     /// None yet.
     pub fn new(limits: Limits) -> Self {
+        let key = HashKey::new(random_number(), random_number());
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            key: HashKey::new(random_number(), random_number()),
+            key,
             limits,
+            sources: Sources::new(limits.peers_per_source, limits.peers, key),
             torrents: AtomicUsize::new(0),
             v4: AtomicUsize::new(0),
             v6: AtomicUsize::new(0),
@@ -164,8 +181,11 @@ impl Swarms {
             hash_map::Entry::Occupied(swarm) => swarm.into_mut(),
             hash_map::Entry::Vacant(_) if announce.leaves => return None,
             hash_map::Entry::Vacant(place) => {
-                if self.torrents.load(Relaxed) >= self.limits.torrents {
+                if self.torrents.load(Relaxed) >= room(self.limits.torrents, announce.held) {
                     return Some(Full::Torrents);
+                }
+                if let Some(full) = self.full(announce) {
+                    return Some(full);
                 }
                 self.torrents.fetch_add(1, Relaxed);
                 place.insert(Box::default())
@@ -205,7 +225,25 @@ impl Swarms {
             Change::Refused(full) => Some(full),
         };
         found.counts = swarm.counts();
+        if swarm.is_empty() {
+            // Else who comes and goes at once makes up swarms that no limit of peers counts.
+            shard.remove(announce.info_hash);
+            self.torrents.fetch_sub(1, Relaxed);
+        }
         refused
+    }
+
+    /// Which limit one more peer would exceed, but that of its swarm.
+    fn full(&self, announce: &Announce<'_>) -> Option<Full> {
+        if self.v4.load(Relaxed) + self.v6.load(Relaxed) >= room(self.limits.peers, announce.held) {
+            return Some(Full::Peers);
+        }
+        let has_room = announce.trusted
+            || match announce.peer.endpoint.ip() {
+                IpAddr::V4(address) => self.sources.has_room(&address.octets(), announce.held),
+                IpAddr::V6(address) => self.sources.has_room(&address.octets(), announce.held),
+            };
+        (!has_room).then_some(Full::Source)
     }
 
     fn visit<A: Address>(
@@ -227,6 +265,7 @@ impl Swarms {
                 return Change::Nothing;
             };
             table.remove(position, &self.key);
+            self.sources.remove(address.bytes());
             return Change::Removed;
         }
         let entry = Entry::new(&announce.peer, address, now);
@@ -237,13 +276,14 @@ impl Swarms {
                 if completed { Change::Completed } else { Change::Nothing }
             }
             None if table.len() >= self.limits.peers_per_torrent => Change::Refused(Full::Torrent),
-            None if self.v4.load(Relaxed) + self.v6.load(Relaxed) >= self.limits.peers => {
-                Change::Refused(Full::Peers)
-            }
-            None => {
-                table.add(entry, &self.key);
-                Change::Added
-            }
+            None => match self.full(announce) {
+                Some(full) => Change::Refused(full),
+                None => {
+                    table.add(entry, &self.key);
+                    self.sources.add(address.bytes());
+                    Change::Added
+                }
+            },
         }
     }
 
@@ -268,14 +308,15 @@ impl Swarms {
         let next = self.next.fetch_add(1, Relaxed) % SHARDS;
         let mut shard = self.shards[next].lock();
         let (mut v4, mut v6) = (0, 0);
+        let timeout = self.limits.timeout;
         let before = shard.len();
         shard.retain(|_, swarm| {
-            v4 += swarm.v4.expire(now, self.limits.timeout, &self.key);
+            v4 += swarm.v4.expire(now, timeout, &self.key, |address| self.sources.remove(&address));
             if let Some(mut table) = swarm.v6.take() {
-                v6 += table.expire(now, self.limits.timeout, &self.key);
+                v6 += table.expire(now, timeout, &self.key, |address| self.sources.remove(&address));
                 swarm.v6 = Some(table).filter(|table| table.len() > 0);
             }
-            swarm.v4.len() > 0 || swarm.v6.is_some()
+            !swarm.is_empty()
         });
         let left = shard.len();
         if shard.capacity() > left * 4 {
@@ -305,6 +346,10 @@ impl Swarms {
 }
 
 impl Swarm {
+    fn is_empty(&self) -> bool {
+        self.v4.len() == 0 && self.v6.as_ref().is_none_or(|table| table.len() == 0)
+    }
+
     fn families(&self) -> Families {
         let downloaded = self.downloaded;
         let v6 = self.v6.as_ref().map_or_else(Counts::default, |table| table.counts());
@@ -332,6 +377,11 @@ fn among(announce: &Announce<'_>, wanted: usize, but: Option<usize>) -> Among {
     let peer = &announce.peer;
     let local = crate::address::is_local(peer.endpoint.ip());
     Among { wanted, leeching: peer.kind != Kind::Leeching, local, but }
+}
+
+/// What of a limit a torrent may fill.
+fn room(most: usize, held: bool) -> usize {
+    if held { most } else { most - most / RESERVED }
 }
 
 /// Different in each process, and known to nobody: the standard library's keys come from the system.

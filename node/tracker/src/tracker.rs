@@ -18,10 +18,12 @@ use crate::error::{Refusal, TrackerError};
 use crate::metrics::{Cause, Count, Metrics, Tally, Transport};
 use crate::schedule::{Asker, Desk, Scheduler, share};
 use crate::super_peers::{Held, SuperPeers};
-use crate::swarm::{Announce, Families, Found, Kind, Peer, Swarms, Totals};
+use crate::swarm::{Announce, Families, Found, Full, Kind, Peer, Swarms, Totals};
 
 /// Who holds all of it, permille.
 const WHOLE: u32 = 1000;
+/// Peers that the verdict has to choose from, however few are wanted.
+const FEW_DRAWN: usize = 20;
 
 /// What a tracker is made of.
 pub struct Parts<'a> {
@@ -166,12 +168,13 @@ impl Tracker {
             peer,
             leaves,
             completed: asked.event == Event::Completed,
-            wanted: if scheduled { self.config.scheduled_peers } else { wanted },
+            // Others were refused above.
+            held: !self.config.open,
+            trusted: false,
+            wanted: if scheduled { self.drawn(wanted) } else { wanted },
             wanted_other: if asked.both { wanted } else { 0 },
         };
-        let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
-        let full = self.swarms.announce(&announce, seconds, &mut worker.random, &mut worker.found);
-        if let Some(full) = full {
+        if let Some(full) = self.remember(announce, now, worker) {
             worker.count(Count::Full(full));
         }
         let counts = worker.found.counts;
@@ -196,6 +199,23 @@ impl Tracker {
         worker.count(Count::Announce(asked.transport, asked.event));
         let super_peers = held.map_or(0, |held| held.rows.iter().filter(|row| row.held == WHOLE).count());
         Ok(Counts { complete: counts.complete.saturating_add(super_peers as u32), ..counts })
+    }
+
+    /// Takes an announce into its swarm, and tells which limit was in the way. What lifts limits is asked
+    /// for late, since hardly any announce meets one.
+    fn remember(&self, mut announce: Announce<'_>, now: Duration, worker: &mut Worker) -> Option<Full> {
+        let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        let full = self.swarms.announce(&announce, seconds, &mut worker.random, &mut worker.found)?;
+        if full == Full::Torrent {
+            return Some(full);
+        }
+        let held = self.super_peers.known(announce.info_hash);
+        let trusted = address::is_trusted(announce.peer.endpoint.ip(), &self.config.trusted);
+        if (announce.held || !held) && !trusted {
+            return Some(full);
+        }
+        (announce.held, announce.trusted) = (held, trusted);
+        self.swarms.announce(&announce, seconds, &mut worker.random, &mut worker.found)
     }
 
     /// How a swarm does, super-peers with it; all zero when nobody knows it.
@@ -258,6 +278,11 @@ impl Tracker {
     fn wanted(&self, asked: &Asked) -> usize {
         let wanted = asked.wanted.map_or(self.config.wanted, |wanted| wanted as usize);
         wanted.min(self.config.max_wanted).min(asked.room)
+    }
+
+    /// Peers that the verdict chooses from: a third more than are wanted.
+    fn drawn(&self, wanted: usize) -> usize {
+        (wanted + wanted / 3).max(FEW_DRAWN).min(self.config.scheduled_peers)
     }
 
     fn held(&self, info_hash: &[u8; 20], v6: bool, wanted: usize) -> Option<Arc<Held>> {

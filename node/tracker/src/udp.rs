@@ -5,6 +5,7 @@
 //! that. An answer has at most 1400 bytes, so that it arrives in one piece. Options of an announce
 //! (BEP 41) are passed over: every path and query leads to the same tracker.
 
+mod batch;
 mod connection;
 mod socket;
 

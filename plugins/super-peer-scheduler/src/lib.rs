@@ -88,21 +88,30 @@ impl SuperPeerScheduler for Scheduler {
 
 skerry_policy_sdk::export_super_peer_scheduler!(Scheduler);
 
-/// A candidate's place among its kind, compared field by field: less is better.
+/// A candidate's place among its kind: class, load and row in one number, so that sorting compares one
+/// thing; less is better.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    class: u16,
-    load: u16,
-    row: u32,
-    /// It is of another region than the peer.
-    outside: bool,
+struct Place(u64);
+
+impl Place {
+    /// `outside` tells that it is of another region than the peer.
+    fn new(class: u16, load: u16, row: u32, outside: bool) -> Self {
+        Self(u64::from(class) << 48 | u64::from(load) << 32 | u64::from(row) << 1 | u64::from(outside))
+    }
+
+    fn row(self) -> u32 {
+        (self.0 as u32) >> 1
+    }
+
+    fn is_outside(self) -> bool {
+        self.0 & 1 != 0
+    }
 }
 
 /// Chooses peers for one peer, and says how many more copies the swarm needs.
 #[must_use]
 pub fn schedule_peers(request: &Request, candidates: &[Candidate]) -> Verdict {
-    let mut super_peers = Vec::new();
-    let mut peers = Vec::with_capacity(candidates.len());
+    let (mut super_peers, mut peers) = (Vec::new(), Vec::with_capacity(candidates.len()));
     for (candidate, row) in candidates.iter().zip(0..) {
         if candidate.super_peer == 0 {
             peers.extend(place_peer(request, candidate, row));
@@ -111,9 +120,8 @@ pub fn schedule_peers(request: &Request, candidates: &[Candidate]) -> Verdict {
         }
     }
     super_peers.sort_unstable();
-    peers.sort_unstable();
 
-    let rows = name(request.wanted as usize, &super_peers, &peers);
+    let rows = name(request.wanted as usize, &super_peers, &mut peers);
     let peers: Vec<Choice> = rows
         .filter_map(|row| candidates.get(row as usize).map(|named| (row as usize, weight(request, named))))
         .map(|(row, weight)| Choice::new(row, weight))
@@ -126,21 +134,30 @@ pub fn schedule_peers(request: &Request, candidates: &[Candidate]) -> Verdict {
     }
 }
 
-/// Rules 1 to 3: the rows of at most `wanted`, of two sorted lists.
+/// Rules 1 to 3: the rows of at most `wanted`. Of the peers no more are sorted than can be named.
 fn name<'a>(
     wanted: usize,
     super_peers: &'a [Place],
-    peers: &'a [Place],
+    peers: &'a mut [Place],
 ) -> impl Iterator<Item = u32> + use<'a> {
     let wanted = wanted.min(MOST_NAMED);
     let far = (wanted / 4).min(FAR);
     let (near, others) = super_peers.split_at((wanted - far).min(NEAR).min(super_peers.len()));
-    let far = others.iter().filter(|place| place.outside).take(far);
-    // Sorted by class, so those of the region stand first.
-    let (inside, outside) = peers.split_at(peers.partition_point(|place| !place.outside));
-    let first = near.iter().chain(far).chain(inside);
-    let outsiders = ENOUGH.saturating_sub(first.clone().count()).max(OUTSIDERS);
-    first.chain(outside.iter().take(outsiders)).map(|place| place.row).take(wanted)
+    let far = others.iter().filter(|place| place.is_outside()).take(far);
+    let first = near.iter().chain(far);
+    let inside = peers.iter().filter(|place| !place.is_outside()).count();
+    let outsiders = ENOUGH.saturating_sub(first.clone().count() + inside).max(OUTSIDERS);
+    first.chain(least(peers, inside + outsiders)).map(|place| place.row()).take(wanted)
+}
+
+/// The `count` least, sorted: those of the region stand first, by their class.
+fn least(places: &mut [Place], count: usize) -> &[Place] {
+    let count = count.min(places.len());
+    if count < places.len() {
+        places.select_nth_unstable(count);
+    }
+    places[..count].sort_unstable();
+    &places[..count]
 }
 
 /// `None` for a super-peer that must not be named.
@@ -152,13 +169,10 @@ fn place_super_peer(request: &Request, candidate: &Candidate, row: u32) -> Optio
     let stick = if candidate.named_ms_ago <= RECENT_MS { STICK } else { 0 };
     let mixed = (load + chance(request.seed, row) % CHANCE).saturating_sub(stick);
     let near = nearness(request, candidate);
-    Some(Place {
-        // Below 256: room, by nearness. Above: none, by how far over, then by nearness.
-        class: if load < SPILL { near } else { 256 * (1 + (load / 256).min(126) as u16) + near },
-        load: mixed.min(u64::from(u16::MAX)) as u16,
-        row,
-        outside: !in_region(request, candidate),
-    })
+    // Below 256: room, by nearness. Above: none, by how far over, then by nearness.
+    let class = if load < SPILL { near } else { 256 * (1 + (load / 256).min(126) as u16) + near };
+    let load = mixed.min(u64::from(u16::MAX)) as u16;
+    Some(Place::new(class, load, row, !in_region(request, candidate)))
 }
 
 /// `None` for a peer that cannot give anything; to one that has everything, for a peer that cannot
@@ -173,12 +187,8 @@ fn place_peer(request: &Request, candidate: &Candidate, row: u32) -> Option<Plac
     let outside = !in_region(request, candidate);
     let behind = !complete && candidate.held <= request.have;
     let known = candidate.named_ms_ago <= RECENT_MS;
-    Some(Place {
-        class: u16::from(outside) * 8 + u16::from(!same_isp) * 4 + u16::from(behind) * 2 + u16::from(known),
-        load: chance(request.seed, row) as u16,
-        row,
-        outside,
-    })
+    let class = u16::from(outside) * 8 + u16::from(!same_isp) * 4 + u16::from(behind) * 2 + u16::from(known);
+    Some(Place::new(class, chance(request.seed, row) as u16, row, outside))
 }
 
 /// Region, operator and distance in one number below 256.

@@ -201,6 +201,8 @@ fn builder() -> NodeBuilder {
         .set("tracker", "enabled", true)
         .set("tracker", "listen", "[\"127.0.0.1:0\"]")
         .set("tracker", "workers", 1)
+        // All of the load comes from one address.
+        .set("tracker", "max_peers_per_source", 0)
         // The policy is asked at every announce.
         .set("tracker", "max_policy_calls", u32::MAX)
 }

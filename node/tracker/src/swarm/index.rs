@@ -23,14 +23,15 @@ impl HashKey {
         Self { first, second: second | 1 }
     }
 
-    fn hash(&self, address: &[u8], port: u16) -> usize {
+    /// Of an address, or the first bytes of one, and a number beside it.
+    pub(super) fn hash(&self, address: &[u8], port: u16) -> u64 {
         let mut hash = folded(self.first ^ u64::from(port), self.second);
         for chunk in address.chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
             hash = folded(hash ^ u64::from_le_bytes(word), self.second ^ MIX);
         }
-        hash as usize
+        hash
     }
 }
 
@@ -146,7 +147,7 @@ impl Index {
     }
 
     fn home(&self, address: &[u8], port: u16, key: &HashKey) -> usize {
-        key.hash(address, port) & (self.0.len() - 1)
+        key.hash(address, port) as usize & (self.0.len() - 1)
     }
 
     fn after(&self, slot: usize) -> usize {

@@ -136,13 +136,15 @@ impl<A: Address> Table<A> {
     }
 
     /// Removes those that were last heard more than `timeout` seconds before `now`, gives back what memory
-    /// is not needed, and tells how many they were.
-    pub(super) fn expire(&mut self, now: u32, timeout: u32, key: &HashKey) -> usize {
+    /// is not needed, and tells how many they were; `gone` is told the address of each.
+    pub(super) fn expire(&mut self, now: u32, timeout: u32, key: &HashKey, gone: impl Fn(A)) -> usize {
         let before = self.peers.len();
         // Backwards: what takes the place of a removed peer has been looked at.
         for position in (0..before).rev() {
-            if now.saturating_sub(self.peers[position].seen) > timeout {
+            let Entry { seen, address, .. } = self.peers[position];
+            if now.saturating_sub(seen) > timeout {
                 self.remove(position, key);
+                gone(address);
             }
         }
         let left = self.peers.len();
@@ -171,15 +173,26 @@ impl<A: Address> Table<A> {
         for place in 0..PLACES {
             let (from, to) = (pool.len() * place / PLACES, pool.len() * (place + 1) / PLACES);
             let left = among.wanted - (into.len() - begin);
-            let wanted = left.div_ceil(PLACES - place);
+            let mut wanted = left.div_ceil(PLACES - place);
             if from == to || wanted == 0 {
                 continue;
             }
             let start = random.usize(from..to);
-            let ring = (start..to).chain(from..start).take(wanted * PASSED_OVER);
-            let peers = ring.map(|position| (position, &pool[position]));
-            let peers = peers.filter(|(position, peer)| fits(*position, peer));
-            into.extend(peers.take(wanted).map(|(_, peer)| *peer));
+            let mut looks = wanted * PASSED_OVER;
+            for (begin, end) in [(start, to), (from, start)] {
+                let end = end.min(begin + looks);
+                looks -= end - begin;
+                for (position, peer) in (begin..end).zip(&pool[begin..end]) {
+                    if fits(position, peer) {
+                        into.push(*peer);
+                        wanted -= 1;
+                        if wanted == 0 {
+                            looks = 0;
+                            break;
+                        }
+                    }
+                }
+            }
         }
     }
 
@@ -202,6 +215,7 @@ impl<A: Address> Table<A> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::HashMap;
     use std::net::SocketAddr;
 
@@ -270,7 +284,7 @@ mod tests {
                     table.remove(at, &KEY);
                     expected.remove(&number);
                 }
-                table.expire(0, 0, &KEY);
+                table.expire(0, 0, &KEY, drop);
             }
             if step % 1000 == 0 || step < 200 {
                 check(&table, &expected);
@@ -286,12 +300,14 @@ mod tests {
             let kind = [Kind::Leeching, Kind::Paused, Kind::Seeding][number as usize % 3];
             table.add(entry(number, kind, number % 10), &KEY);
         }
-        assert_eq!(table.expire(14, 10, &KEY), 400);
+        assert_eq!(table.expire(14, 10, &KEY, drop), 400);
         let kind = |number: u32| [Kind::Leeching, Kind::Paused, Kind::Seeding][number as usize % 3];
         let left: HashMap<u32, Kind> =
             (0..1000).filter(|number| number % 10 >= 4).map(|number| (number, kind(number))).collect();
         check(&table, &left);
-        assert_eq!(table.expire(100, 10, &KEY), 600);
+        let gone = Cell::new(0);
+        assert_eq!(table.expire(100, 10, &KEY, |_| gone.set(gone.get() + 1)), 600);
+        assert_eq!(gone.get(), 600);
         assert_eq!((table.len(), table.memory()), (0, 0));
     }
 

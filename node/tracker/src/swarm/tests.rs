@@ -6,7 +6,8 @@ use super::*;
 use crate::super_peers::Region;
 
 const HASH: [u8; 20] = [7; 20];
-const LIMITS: Limits = Limits { torrents: 1000, peers: 10_000, peers_per_torrent: 5000, timeout: 100 };
+const LIMITS: Limits =
+    Limits { torrents: 1000, peers: 10_000, peers_per_torrent: 5000, peers_per_source: 0, timeout: 100 };
 
 struct World {
     swarms: Swarms,
@@ -40,7 +41,16 @@ impl World {
 fn from(endpoint: &str, kind: Kind) -> Announce<'static> {
     let endpoint: SocketAddr = endpoint.parse().unwrap();
     let peer = Peer { endpoint, kind, held: 5, tag: 1, region: Region::default() };
-    Announce { info_hash: &HASH, peer, leaves: false, completed: false, wanted: 50, wanted_other: 0 }
+    Announce {
+        info_hash: &HASH,
+        peer,
+        leaves: false,
+        completed: false,
+        held: false,
+        trusted: false,
+        wanted: 50,
+        wanted_other: 0,
+    }
 }
 
 #[test]
@@ -84,10 +94,10 @@ fn who_leaves_is_gone_and_nobody_else_can_make_it_leave() {
     assert_eq!(world.swarms.totals(), Totals { torrents: 1, v4: 1, v6: 0 });
     other.peer.tag = 1;
     world.told(&other, 1);
-    assert_eq!(world.swarms.totals(), Totals { torrents: 1, v4: 0, v6: 0 });
-    // Leaving what nobody knows makes no swarm.
+    // Nor is there a swarm without a peer.
+    assert_eq!(world.swarms.totals(), Totals::default());
     world.told(&Announce { info_hash: &[8; 20], ..other }, 1);
-    assert_eq!(world.swarms.totals().torrents, 1);
+    assert_eq!(world.swarms.totals().torrents, 0);
 }
 
 #[test]
@@ -126,7 +136,7 @@ fn private_addresses_stay_among_themselves() {
 
 #[test]
 fn limits_hold_and_the_refused_are_answered() {
-    let limits = Limits { torrents: 2, peers: 5, peers_per_torrent: 3, timeout: 100 };
+    let limits = Limits { torrents: 2, peers: 5, peers_per_torrent: 3, ..LIMITS };
     let mut world = World::new(limits);
     for number in 1..=3 {
         assert_eq!(world.comes(&format!("192.0.2.{number}:1"), Kind::Leeching, 0), None);
@@ -144,6 +154,97 @@ fn limits_hold_and_the_refused_are_answered() {
     assert_eq!(world.told(&other(2, &[1; 20]), 0), None);
     assert_eq!(world.told(&other(3, &[1; 20]), 0), Some(Full::Peers));
     assert_eq!(world.swarms.totals(), Totals { torrents: 2, v4: 5, v6: 0 });
+}
+
+/// An info-hash that somebody made up.
+fn made_up(number: u32) -> [u8; 20] {
+    let mut hash = [9; 20];
+    hash[..4].copy_from_slice(&number.to_le_bytes());
+    hash
+}
+
+#[test]
+fn a_source_fills_its_part_and_gets_it_back() {
+    let mut world = World::new(Limits { peers_per_source: 100, ..LIMITS });
+    for (source, other) in [("192.0.2.1:1", "192.0.2.2:1"), ("[2001:db8::1]:1", "[2001:db8:0:1::1]:1")] {
+        let before = world.swarms.totals();
+        for number in 0..200 {
+            let hash = made_up(number);
+            let full = world.told(&Announce { info_hash: &hash, ..from(source, Kind::Seeding) }, 0);
+            assert_eq!(full, (number >= 88).then_some(Full::Source), "{source} {number}");
+        }
+        // No swarm was made for what was not remembered, and others are none the worse.
+        assert!(world.swarms.totals().torrents <= before.torrents + 88);
+        assert_eq!(world.comes(other, Kind::Leeching, 0), None);
+        // What it has announced stays, and who leaves makes room.
+        let hash = made_up(5);
+        let again = Announce { info_hash: &hash, ..from(source, Kind::Seeding) };
+        assert_eq!(world.told(&again, 0), None);
+        assert_eq!(world.comes(source, Kind::Leeching, 0), Some(Full::Source));
+        world.told(&Announce { leaves: true, ..again }, 0);
+        assert_eq!(world.comes(source, Kind::Leeching, 0), None);
+        assert_eq!(world.told(&again, 0), Some(Full::Source));
+        // More where the fleet holds the torrent, and all to who is trusted.
+        for number in 200..212 {
+            let hash = made_up(number);
+            let held = Announce { held: true, info_hash: &hash, ..from(source, Kind::Seeding) };
+            assert_eq!(world.told(&held, 0), None);
+        }
+        assert_eq!(world.told(&Announce { held: true, ..again }, 0), Some(Full::Source));
+        assert_eq!(world.told(&Announce { trusted: true, ..again }, 0), None);
+    }
+    (0..Swarms::SWEEPS).for_each(|_| world.swarms.sweep(101));
+    assert_eq!(world.swarms.totals(), Totals::default());
+    for number in 0..88 {
+        let hash = made_up(number);
+        assert_eq!(
+            world.told(&Announce { info_hash: &hash, ..from("192.0.2.1:1", Kind::Seeding) }, 101),
+            None
+        );
+    }
+}
+
+#[test]
+fn who_comes_and_goes_leaves_no_swarms() {
+    let mut world = World::new(LIMITS);
+    for number in 0..5000 {
+        let hash = made_up(number);
+        let comes = Announce { info_hash: &hash, ..from("192.0.2.1:1", Kind::Leeching) };
+        assert_eq!(world.told(&comes, 0), None);
+        world.told(&Announce { leaves: true, ..comes }, 0);
+    }
+    assert_eq!(world.swarms.totals(), Totals::default());
+}
+
+#[test]
+fn strangers_leave_room_for_what_the_fleet_holds() {
+    let mut world = World::new(Limits { torrents: 80, peers: 160, ..LIMITS });
+    let mut fill = |most: u32, held, begin: u32, full| {
+        for number in begin..begin + most + 5 {
+            let hash = made_up(number);
+            let endpoint = format!("192.0.2.{}:1", number % 250);
+            let announce = Announce { info_hash: &hash, held, ..from(&endpoint, Kind::Seeding) };
+            assert_eq!(world.told(&announce, 0), (number >= begin + most).then_some(full), "{number}");
+        }
+        world.swarms.totals().torrents
+    };
+    assert_eq!(fill(70, false, 0, Full::Torrents), 70);
+    assert_eq!(fill(10, true, 1000, Full::Torrents), 80);
+    // Peers alike, in swarms that are there.
+    let hash = made_up(0);
+    let more = |port: u16, held| {
+        let mut announce = Announce { info_hash: &hash, held, ..from("198.51.100.1:1", Kind::Seeding) };
+        announce.peer.endpoint.set_port(port);
+        announce
+    };
+    for port in 1..=60 {
+        assert_eq!(world.told(&more(port, false), 0), None);
+    }
+    assert_eq!(world.told(&more(61, false), 0), Some(Full::Peers));
+    for port in 61..=80 {
+        assert_eq!(world.told(&more(port, true), 0), None);
+    }
+    assert_eq!(world.told(&more(81, true), 0), Some(Full::Peers));
 }
 
 #[test]
@@ -170,7 +271,7 @@ fn the_silent_are_swept_and_their_memory_is_given_back() {
 
 #[test]
 fn a_peer_takes_at_most_100_bytes() {
-    let limits = Limits { torrents: 1 << 20, peers: 1 << 21, peers_per_torrent: 1 << 20, timeout: 100 };
+    let limits = Limits { torrents: 1 << 20, peers: 1 << 21, peers_per_torrent: 1 << 20, ..LIMITS };
     let mut world = World::new(limits);
     // As in the catalogue of a public tracker: a few large swarms, very many with one or two peers.
     let mut random = Rng::with_seed(3);

@@ -136,6 +136,27 @@ fn forged_addresses_are_passed_over() {
 }
 
 #[test]
+fn who_fills_the_tracker_keeps_nobody_from_what_the_fleet_holds() {
+    let tracker = with(Arc::new(Fleet::default()), |config| {
+        (config.max_torrents, config.max_peers_per_source) = (200, 100);
+        config.trusted = vec!["198.18.0.0/15".parse().unwrap()];
+    });
+    let fill = |source: &str| {
+        for number in 10..=255 {
+            answer(&tracker, &Asked { info_hash: [number; 20], ..asked(source, 5) });
+        }
+        (tracker.totals().torrents, tracker.totals().v4)
+    };
+    assert_eq!(fill("192.0.2.1"), (88, 88));
+    // Who is trusted has no limit as a source, and makes up no more than other strangers.
+    assert_eq!(fill("198.18.0.1"), (175, 88 + 175));
+    for port in 1..=20 {
+        answer(&tracker, &Asked { info_hash: HELD, port, ..asked("192.0.2.1", 5) });
+    }
+    assert_eq!(tracker.totals(), Totals { torrents: 176, v4: 88 + 175 + 12, v6: 0 });
+}
+
+#[test]
 fn what_is_refused_changes_nothing() {
     let closed = with(Arc::new(Fleet::default()), |config| config.open = false);
     let mut worker = closed.worker(None);

@@ -1,4 +1,5 @@
-//! UDP sockets and the threads on them: one of each for every worker, reading packet by packet.
+//! UDP sockets and the threads on them: one of each for every worker. Packets that wait are read with one
+//! system call, and their answers sent with one.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
@@ -8,15 +9,13 @@ use skerry_core::lifecycle::{Lifecycle, Phase};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Server;
+use super::batch::{Incoming, Outgoing};
 use crate::TrackerError;
 
 /// How long a thread sleeps when nothing comes, and how often it looks at the node's phase when packets do.
 const LOOK: Duration = Duration::from_millis(250);
-const PACKETS: u32 = 1024;
 /// After an error that is nobody's packet.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Longest request that is read; what is behind it is no part of the protocol.
-const MOST_REQUEST: usize = 2048;
 /// What is asked of the system for packets that wait, so that a burst is not lost; it may give less.
 const BUFFER: usize = 4 << 20;
 
@@ -55,40 +54,42 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
 /// # Errors
 /// When the socket fails for good.
 pub fn serve(socket: &UdpSocket, mut server: Server, lifecycle: &Lifecycle) -> io::Result<()> {
-    let mut packet = [0; MOST_REQUEST];
-    let mut answer = Vec::with_capacity(MOST_REQUEST);
-    let mut left = 0;
+    let mut incoming = Incoming::default();
+    let mut outgoing = Outgoing::default();
+    // When the first packets came after the phase was looked at; none, and it is to be looked at again.
+    let mut looked = None;
     let mut complained = false;
     loop {
-        if left == 0 {
-            if matches!(lifecycle.phase(), Phase::Draining { .. }) {
-                return Ok(());
-            }
-            left = PACKETS;
+        if looked.is_none() && matches!(lifecycle.phase(), Phase::Draining { .. }) {
+            return Ok(());
         }
-        left -= 1;
-        match socket.recv_from(&mut packet) {
-            Ok((length, from)) => {
+        match incoming.read(socket) {
+            Ok(packets) => {
                 let now = server.tracker.now();
-                if server.answer(&packet[..length], from, now, &mut answer)
-                    && socket.send_to(&answer, from).is_err()
-                {
-                    server.unsent();
+                looked = looked.or(Some(now)).filter(|at| now.saturating_sub(*at) < LOOK);
+                for (from, packet) in packets {
+                    let answer = outgoing.next();
+                    if server.answer(packet, from, now, answer) {
+                        outgoing.address(from);
+                    }
+                }
+                (0..outgoing.send(socket)).for_each(|_| server.unsent());
+            }
+            Err(error) => {
+                looked = None;
+                match error.kind() {
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut => {}
+                    // What the network said of an answer to somebody else.
+                    ErrorKind::Interrupted | ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => {}
+                    // Out of memory, or the interface is down: it may be better in a moment.
+                    _ => {
+                        if !std::mem::replace(&mut complained, true) {
+                            log::warn!("cannot read what is announced over UDP: {error}");
+                        }
+                        std::thread::sleep(PAUSE);
+                    }
                 }
             }
-            Err(error) => match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::TimedOut => left = 0,
-                // What the network said of an answer to somebody else.
-                ErrorKind::Interrupted | ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => {}
-                // Out of memory, or the interface is down: it may be better in a moment.
-                _ => {
-                    if !std::mem::replace(&mut complained, true) {
-                        log::warn!("cannot read what is announced over UDP: {error}");
-                    }
-                    std::thread::sleep(PAUSE);
-                    left = 0;
-                }
-            },
         }
     }
 }
@@ -96,6 +97,7 @@ pub fn serve(socket: &UdpSocket, mut server: Server, lifecycle: &Lifecycle) -> i
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Instant;
 
     use skerry_wire::tracker::udp::{Request, Response};
 
@@ -129,6 +131,13 @@ mod tests {
                 Ok(Response::Connect { transaction: 7, .. })
             ));
             lifecycle.drain(Duration::ZERO);
+            // A packet now and then does not keep it from being seen.
+            let drained = Instant::now();
+            while serving.iter().any(|thread| !thread.is_finished()) {
+                assert!(drained.elapsed() < Duration::from_secs(5), "it goes on");
+                client.send_to(&packet, address).unwrap();
+                std::thread::sleep(LOOK / 5);
+            }
             serving.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
         }
     }

@@ -52,7 +52,7 @@ pub enum Error {
     /// Over [`super::MAX_PIECES`].
     #[error("the content has too many pieces of this length")]
     Pieces,
-    /// Not one byte.
+    /// Not one byte beside padding.
     #[error("a torrent without content")]
     Empty,
     /// `pieces` does not hold one SHA-1 hash for each piece.

@@ -78,9 +78,12 @@ impl Layout {
     }
 
     fn checked(self) -> Result<Self, Error> {
+        // Padding alone is nothing that anybody could want.
+        if self.files.is_empty() {
+            return Err(Error::Empty);
+        }
         match self.length.div_ceil(u64::from(self.piece_length)) {
-            0 => Err(Error::Empty),
-            1..=MAX_PIECES => Ok(self),
+            0..=MAX_PIECES => Ok(self),
             _ => Err(Error::Pieces),
         }
     }
@@ -257,6 +260,8 @@ mod tests {
         assert_eq!(long(&[MAX_LENGTH, 1]).unwrap_err(), Error::Length);
         assert_eq!(long(&[MAX_LENGTH, u64::MAX]).unwrap_err(), Error::Length);
         assert_eq!(long(&[]).unwrap_err(), Error::Empty);
+        assert_eq!(Layout::v1(PIECE, [padding(5), file(0, 0)]).unwrap_err(), Error::Empty);
+        assert!(Layout::v1(PIECE, [padding(5), file(0, 1)]).is_ok());
         assert_eq!(Layout::v2(PIECE, [0, 0]).unwrap_err(), Error::Empty);
         assert_eq!(Layout::v2(PIECE, [1 << 49]).unwrap_err(), Error::Pieces);
         assert_eq!(Layout::v2(1 << 28, [1, MAX_LENGTH]).unwrap_err(), Error::Length);

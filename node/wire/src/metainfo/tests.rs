@@ -298,6 +298,8 @@ fn hostile_file_lists_are_refused() {
     assert_eq!(error(&listed(&[file("1:a1:b"), file("1:a")].concat())), Error::Duplicate("a".into()));
     assert_eq!(error(&listed("")), Error::Empty);
     assert_eq!(error(&listed("d6:lengthi0e4:pathl1:aee")), Error::Empty);
+    assert_eq!(error(&listed("d4:attr1:p6:lengthi1ee")), Error::Empty);
+    assert_eq!(error(&listed("d6:lengthi0e4:pathl1:aeed4:attr1:p6:lengthi1ee")), Error::Empty);
     assert_eq!(error(&listed("d6:lengthi-1e4:pathl1:aee")), Error::Wrong("length"));
     assert_eq!(error(&listed("d6:length1:x4:pathl1:aee")), Error::Wrong("length"));
     assert_eq!(error(&listed("d4:pathl1:aee")), Error::Missing("length"));
