@@ -24,6 +24,8 @@ pub struct Listeners {
     tls: Vec<Bound>,
     admin: Vec<Bound>,
     peers: Vec<Bound>,
+    /// On the ports of `peers`, for uTP.
+    peers_udp: Vec<UdpSocket>,
     tracker: Vec<Bound>,
     /// For each worker, on the ports of `tracker`.
     tracker_udp: Vec<Vec<UdpSocket>>,
@@ -65,6 +67,10 @@ impl Listeners {
             true => bound("peers", &config.superpeer.listen, workers, "superpeer.listen")?,
             false => Vec::new(),
         };
+        let mut peers_udp = Vec::new();
+        for one in peers.iter().filter(|_| config.superpeer.utp) {
+            peers_udp.push(skerry_superpeer::utp::bind(one.address)?);
+        }
         let trackers = match config.tracker.workers {
             0 => workers,
             chosen => chosen,
@@ -80,7 +86,7 @@ impl Listeners {
             }
         }
         let certificate = if tls.is_empty() { None } else { Some(Reloadable::load(&config.public)?) };
-        Ok(Self { public, tls, admin, peers, tracker, tracker_udp, certificate })
+        Ok(Self { public, tls, admin, peers, peers_udp, tracker, tracker_udp, certificate })
     }
 
     /// Addresses by listener, with their real ports: what `/status` and `listeners.json` tell.
@@ -138,6 +144,11 @@ impl Listeners {
             }
         }
         shares
+    }
+
+    /// Takes the peer wire's sockets for uTP, all for one thread.
+    pub fn take_utp(&mut self) -> Vec<UdpSocket> {
+        std::mem::take(&mut self.peers_udp)
     }
 
     /// The sockets of every worker, and those of the admin thread.
@@ -282,5 +293,19 @@ mod tests {
         let (shares, admin) = listeners.split(3);
         assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 2]);
         assert_eq!(admin.len(), 1);
+    }
+
+    #[test]
+    fn utp_has_the_ports_of_the_peer_wire_where_it_is_wanted() {
+        let mut config = Config::default();
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        (config.public.listen, config.admin.listen) = (vec![free], free);
+        (config.superpeer.enabled, config.superpeer.listen) = (true, vec![free, "[::1]:0".parse().unwrap()]);
+        assert!(Listeners::bind(&config, 1).unwrap().take_utp().is_empty());
+        config.superpeer.utp = true;
+        let mut listeners = Listeners::bind(&config, 1).unwrap();
+        let addresses: Vec<_> =
+            listeners.take_utp().iter().map(|socket| socket.local_addr().unwrap()).collect();
+        assert_eq!(addresses, listeners.peer_addresses());
     }
 }

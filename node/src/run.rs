@@ -47,11 +47,18 @@ pub fn dry_run(path: &Path) -> anyhow::Result<String> {
         }
     }
     text.push_str(&format!("  would listen on {} (admin)\n", config.admin.listen));
+    let peers = if config.superpeer.utp { "peers, TCP and uTP" } else { "peers" };
     for address in config.superpeer.listen.iter().filter(|_| config.superpeer.enabled) {
-        text.push_str(&format!("  would listen on {address} (peers)\n"));
+        text.push_str(&format!("  would listen on {address} ({peers})\n"));
     }
     for address in config.tracker.listen.iter().filter(|_| config.tracker.enabled) {
         text.push_str(&format!("  would listen on {address} (tracker, TCP and UDP)\n"));
+    }
+    if config.discovery.dht && config.superpeer.enabled {
+        text.push_str(&format!("  would listen on {} (DHT, UDP)\n", config.discovery.dht_listen));
+    }
+    if config.discovery.lsd && config.superpeer.enabled {
+        text.push_str("  would speak to the local network's peers (UDP port 6771)\n");
     }
     for (name, site) in &config.sites {
         text.push_str(&format!("  would cache {} as site {name}\n", site.origin));
@@ -119,6 +126,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
 
     let tracker_metrics = ConnectionMetrics::new(&registry, "tracker")?;
     let peer_sockets = listeners.take_peers(workers);
+    let utp_sockets = listeners.take_utp();
     let tracker_sockets = listeners.take_tracker();
     let (shares, admin_sockets) = listeners.split(workers);
     let node = (lifecycle.clone(), drain);
@@ -139,6 +147,14 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
             match listeners::start(format!("peers-{number}"), node.clone(), run) {
                 Ok(thread) => serving.push(thread),
                 Err(error) => started = Err(error).context("cannot start a thread for peers"),
+            }
+        }
+        if !utp_sockets.is_empty() {
+            let (superpeer, phase) = (superpeer.clone(), lifecycle.clone());
+            let run = move || superpeer.run_utp(utp_sockets, phase);
+            match listeners::start("peers-utp".into(), node.clone(), run) {
+                Ok(thread) => serving.push(thread),
+                Err(error) => started = Err(error).context("cannot start the thread for uTP"),
             }
         }
     }

@@ -26,6 +26,11 @@ pub struct SuperPeerConfig {
     pub enabled: bool,
     /// Addresses of the peer wire.
     pub listen: Vec<SocketAddr>,
+    /// Take peers over uTP (BEP 29) too, on the UDP ports of `listen`: for those who try nothing else, and
+    /// those whose routers let more of it through. It costs more than TCP: a copy of every block, a system
+    /// call for every packet, one thread for all of its peers, and up to 256 KiB of memory for each of them
+    /// that was served fast. It takes as much of a line as TCP does.
+    pub utp: bool,
     /// Addresses that peers are told to connect to, where they are others than `listen` (port 0: the
     /// one that is listened on).
     pub announce: Vec<SocketAddr>,
@@ -60,6 +65,9 @@ pub struct SuperPeerConfig {
     /// Fetch chunks that were evicted again from where they came, when a peer asks for them. Otherwise
     /// they are withdrawn.
     pub refill: bool,
+    /// Longest wait for a chunk, with the wait for its turn to be fetched again. What takes longer is
+    /// withdrawn for a minute, and for twice as long each time that it does.
+    pub refill_timeout_seconds: u64,
     /// Tell peers of each other (BEP 11), but for private torrents.
     pub exchange_peers: bool,
     /// Show a peer only pieces that nobody else was shown, until they have spread (BEP 16): for first
@@ -72,6 +80,7 @@ impl Default for SuperPeerConfig {
         Self {
             enabled: false,
             listen: vec![SocketAddr::from(([0, 0, 0, 0], 6881)), "[::]:6881".parse().expect("an address")],
+            utp: false,
             announce: Vec::new(),
             trackers: Vec::new(),
             max_connections: 4096,
@@ -88,6 +97,7 @@ impl Default for SuperPeerConfig {
             write_timeout_seconds: 60,
             encryption: Encryption::Accept,
             refill: true,
+            refill_timeout_seconds: 60,
             exchange_peers: true,
             super_seeding: false,
         }
@@ -116,6 +126,7 @@ impl SuperPeerConfig {
             ("superpeer.handshake_timeout_seconds", self.handshake_timeout_seconds),
             ("superpeer.idle_timeout_seconds", self.idle_timeout_seconds),
             ("superpeer.write_timeout_seconds", self.write_timeout_seconds),
+            ("superpeer.refill_timeout_seconds", self.refill_timeout_seconds),
         ] {
             if !(1..=86_400).contains(&value) {
                 return Err((key, "must be from 1 to 86400".into()));

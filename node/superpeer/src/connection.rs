@@ -22,10 +22,8 @@ use bytes::Bytes;
 use skerry_core::bucket::Bucket;
 use skerry_store::ReadAhead;
 use skerry_wire::mse::Cipher;
-use skerry_wire::peer::extension::{self, Extensions};
+use skerry_wire::peer::extension::Extensions;
 use skerry_wire::peer::{BLOCK, Bitfield, Block, Decoder, Error, HashRequest, Message, Reserved};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use crate::allowed::Allowed;
 use crate::greeting::{self, Greeted, Refused};
@@ -33,6 +31,7 @@ use crate::node::Node;
 use crate::outbox::Outbox;
 use crate::places::Seat;
 use crate::swarm::Swarm;
+use crate::wire::Wire;
 
 /// Bytes read at once.
 const READ: usize = 64 * 1024;
@@ -84,6 +83,8 @@ enum End {
     Unasked,
     #[error("the node closes it")]
     Draining,
+    #[error("it wanted nothing, and others want its place")]
+    Crowded,
 }
 
 impl End {
@@ -96,15 +97,16 @@ impl End {
             Self::Protocol(_) | Self::Unasked => Some("protocol"),
             Self::Requests => Some("requests"),
             Self::Gone => Some("gone"),
+            Self::Crowded => Some("crowded"),
         }
     }
 }
 
 /// Serves a peer until one side has had enough.
-pub(crate) async fn serve(node: Arc<Node>, mut stream: TcpStream, mut seat: Seat) {
+pub(crate) async fn serve(node: Arc<Node>, mut wire: Wire, mut seat: Seat) {
     let limit = Duration::from_secs(node.config.handshake_timeout_seconds);
     let greeted = tokio::select! {
-        greeted = tokio::time::timeout(limit, greeting::accept(&node, &mut stream)) => greeted,
+        greeted = tokio::time::timeout(limit, greeting::accept(&node, &mut wire)) => greeted,
         () = seat.peer.closed() => return,
     };
     let greeted = match greeted.unwrap_or(Err(Refused::TimedOut)) {
@@ -117,8 +119,9 @@ pub(crate) async fn serve(node: Arc<Node>, mut stream: TcpStream, mut seat: Seat
     seat.greeted();
     node.metrics.connections.inc();
     let address = seat.peer.address;
-    let mut connection = Connection::new(node.clone(), stream, seat, greeted);
+    let mut connection = Connection::new(node.clone(), wire, seat, greeted);
     let end = connection.run().await;
+    connection.wire.finish().await;
     node.metrics.connections.dec();
     if let Err(end) = end {
         if let Some(cause) = end.cause() {
@@ -147,7 +150,7 @@ struct Connection {
     node: Arc<Node>,
     swarm: Arc<Swarm>,
     seat: Seat,
-    stream: TcpStream,
+    wire: Wire,
     fast: bool,
     decoder: Decoder,
     /// The longest message that is waited for, bytes.
@@ -188,12 +191,14 @@ struct Connection {
     paused_until: Option<Instant>,
     /// Whether it has waited for what others were sent before it came.
     has_waited: bool,
-    /// Lost pieces that the peer was told of.
-    told_lost: usize,
+    /// Changes of what is held that the peer was told of.
+    told: usize,
     /// Requests for what the torrent does not have.
     invalid: u32,
     told_peers: HashSet<SocketAddr>,
     told_at: Option<Instant>,
+    /// When the peer last asked for something, or had something on its way.
+    active: Instant,
     heard: Instant,
     said: Instant,
     /// When the socket last took a byte, or had none to take.
@@ -207,10 +212,10 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    fn new(node: Arc<Node>, stream: TcpStream, seat: Seat, greeted: Greeted) -> Self {
+    fn new(node: Arc<Node>, wire: Wire, seat: Seat, greeted: Greeted) -> Self {
         let Greeted { swarm, handshake, incoming, outgoing, rest } = greeted;
         let now = Instant::now();
-        let told_lost = swarm.join(&seat.peer);
+        let told = swarm.join(&seat.peer);
         node.asked(&swarm);
         let pieces = swarm.layout().piece_count();
         let config = &node.config;
@@ -223,7 +228,7 @@ impl Connection {
             node,
             swarm,
             seat,
-            stream,
+            wire,
             fast: handshake.reserved.contains(Reserved::FAST),
             incoming,
             outgoing,
@@ -245,10 +250,11 @@ impl Connection {
             paused_until: None,
             has_waited: false,
             shown: None,
-            told_lost,
+            told,
             invalid: 0,
             told_peers: HashSet::new(),
             told_at: None,
+            active: now,
             heard: now,
             said: now,
             moved: now,
@@ -270,7 +276,7 @@ impl Connection {
             self.fill()?;
             let is_blocked = self.flush()?;
             if self.closing && self.outbox.is_empty() {
-                return Err(End::Draining);
+                return Err(if self.seat.peer.makes_room() { End::Crowded } else { End::Draining });
             }
             if !is_blocked && self.has_more() {
                 // The socket took everything: others have their turn, then there is more.
@@ -279,14 +285,14 @@ impl Connection {
             }
             // A socket that is ready each time is no reason not to let others have theirs.
             tokio::task::coop::consume_budget().await;
-            let interest = match self.outbox.is_empty() {
-                true => Interest::READABLE,
-                false => Interest::READABLE | Interest::WRITABLE,
-            };
             let pause = self.paused_until.filter(|_| !self.requests.is_empty());
             tokio::select! {
-                ready = self.stream.ready(interest) => {
-                    if ready?.is_readable() && self.read()? {
+                ready = self.wire.ready(&mut self.outbox) => {
+                    let ready = ready?;
+                    if ready.written > 0 {
+                        self.moved = Instant::now();
+                    }
+                    if ready.is_readable && self.read()? {
                         tokio::task::yield_now().await;
                     }
                 }
@@ -308,7 +314,7 @@ impl Connection {
     /// Reads what has come, into the thread's buffer, and takes it in; whether there may be more.
     fn read(&mut self) -> Result<bool, End> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let count = match self.stream.try_read(&mut scratch[..]) {
+            let count = match self.wire.try_read(&mut scratch[..]) {
                 Ok(0) => return Err(End::Closed),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -369,7 +375,7 @@ impl Connection {
     /// that takes no more.
     fn flush(&mut self) -> Result<bool, End> {
         while !self.outbox.is_empty() {
-            match self.outbox.write(&self.stream) {
+            match self.outbox.write(|slices| self.wire.try_write(slices)) {
                 Ok(0) => return Err(End::Closed),
                 Ok(_) => self.moved = Instant::now(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
@@ -402,12 +408,11 @@ impl Connection {
             }
         }
         self.show();
-        let lost = self.swarm.lost_since(self.told_lost);
-        self.told_lost += lost.len();
-        if let Some(id) = self.theirs.lt_donthave {
-            for piece in lost {
-                self.say(&Message::Extended { id, payload: &extension::dont_have(piece) });
-            }
+        // Who has missed some of what has changed hears all of it when it comes back.
+        let changes = self.swarm.changes_since(self.told).ok_or(End::Draining)?;
+        self.told += changes.len();
+        for (piece, is_held) in changes {
+            self.tell_change(piece, is_held);
         }
         Ok(())
     }
@@ -425,7 +430,12 @@ impl Connection {
         if (self.is_seed || self.is_upload_only) && since(self.heard) > TICK {
             return Err(End::Closed);
         }
-        if self.outbox.is_empty() && self.loading.is_none() && self.requests.is_empty() {
+        let is_busy = !self.outbox.is_empty() || self.loading.is_some() || !self.requests.is_empty();
+        if is_busy {
+            self.active = now;
+        }
+        self.seat.peer.active(self.active);
+        if !is_busy {
             // Nothing is kept for a peer that wants nothing now.
             self.at_hand = None;
             self.ahead = VecDeque::new();

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use skerry_store::StoreError;
 use skerry_wire::mse::{Acceptor, Cipher, Method, Methods, Random};
 use skerry_wire::peer::{HANDSHAKE_LENGTH, Handshake, Reserved};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::Encryption;
 use crate::node::Node;
@@ -66,7 +65,10 @@ impl Refused {
 
 /// Takes a peer's handshake and answers it. Its torrent is looked up before anything is said but what
 /// the key exchange needs.
-pub(crate) async fn accept(node: &Arc<Node>, stream: &mut TcpStream) -> Result<Greeted, Refused> {
+pub(crate) async fn accept(
+    node: &Arc<Node>,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+) -> Result<Greeted, Refused> {
     let methods = match node.config.encryption {
         Encryption::Accept | Encryption::Refuse => Methods::ANY,
         Encryption::Require => Methods::RC4,
@@ -111,9 +113,13 @@ pub(crate) async fn accept(node: &Arc<Node>, stream: &mut TcpStream) -> Result<G
     if established.info_hash.is_some_and(|named| named != handshake.info_hash) {
         return Err(Refused::Mismatch);
     }
-    let swarm = node.swarm(handshake.info_hash).await?.ok_or(Refused::Unknown)?;
+    // Who names a hybrid torrent by its v1 hash may say that the v2 one will do as an answer (BEP 52). It has
+    // to be that one for libtorrent: when its tracker names the same address for the other hash while the
+    // handshake is on its way, it does not take its own v1 hash back.
+    let takes_v2 = handshake.reserved.contains(Reserved::V2);
+    let swarm = node.swarm(handshake.info_hash, takes_v2).await?.ok_or(Refused::Unknown)?;
     let reserved = Reserved::EXTENSION | Reserved::FAST | Reserved::V2;
-    let ours = Handshake { reserved, info_hash: handshake.info_hash, peer_id: node.peer_id };
+    let ours = Handshake { reserved, info_hash: swarm.info_hash, peer_id: node.peer_id };
     let mut words = ours.encode();
     outgoing.apply(&mut words);
     stream.write_all(&words).await?;

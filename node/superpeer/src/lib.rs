@@ -3,7 +3,8 @@
 //! A peer's handshake names a torrent (`greeting`); one that is not held is closed before any data.
 //! Else the peer joins the torrent's `swarm`, is given a place at the table when there is one
 //! (`places`, `choke`; a taste of it until then: `allowed`), and its requests go out as slices of
-//! the memory tier's chunks (`connection`, `outbox`). Nothing is asked of peers: what they upload is
+//! the memory tier's chunks (`connection`, `outbox`), over TCP and, where it is wanted, uTP (`wire`,
+//! `utp`). What cannot be given is withdrawn for a while. Nothing is asked of peers: what they upload is
 //! theirs to decide.
 
 mod allowed;
@@ -20,6 +21,8 @@ mod places;
 pub mod role;
 mod server;
 mod swarm;
+pub mod utp;
+mod wire;
 
 pub use config::SuperPeerConfig;
 pub use error::SuperPeerError;

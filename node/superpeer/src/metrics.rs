@@ -12,10 +12,12 @@ pub struct Metrics {
     pub unchoked: IntGauge,
     /// Connections taken.
     pub accepted: IntCounter,
+    /// Those of them that came over uTP.
+    pub utp_accepted: IntCounter,
     /// Connections closed before any data, by cause: `unknown` (no such info-hash), `full`, `handshake`,
     /// `encryption`.
     pub refused: IntCounterVec,
-    /// Connections ended by the node, by cause: `idle`, `slow`, `protocol`, `requests`, `gone`.
+    /// Connections ended by the node, by cause: `idle`, `slow`, `protocol`, `requests`, `gone`, `crowded`.
     pub dropped: IntCounterVec,
     /// Content bytes sent.
     pub sent: IntCounter,
@@ -39,6 +41,7 @@ impl Metrics {
             connections: gauge("skerry_superpeer_connections", "Connections of peers.")?,
             unchoked: gauge("skerry_superpeer_unchoked_peers", "Peers that are served now.")?,
             accepted: counter("skerry_superpeer_accepted_total", "Connections of peers taken.")?,
+            utp_accepted: counter("skerry_superpeer_utp_accepted_total", "Connections taken over uTP.")?,
             refused: by_cause("skerry_superpeer_refused_total", "Connections closed before any data.")?,
             dropped: by_cause("skerry_superpeer_dropped_total", "Connections ended by the node.")?,
             sent: counter("skerry_superpeer_sent_bytes_total", "Content bytes sent to peers.")?,

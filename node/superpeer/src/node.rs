@@ -1,16 +1,19 @@
 //! What every connection shares: the node's side of the peer wire.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use skerry_core::api::Demand;
 use skerry_core::bucket::Bucket;
 use skerry_store::{Catalogue, StoreError};
+use skerry_wire::InfoHash;
 use tokio::sync::{Semaphore, watch};
 
+use crate::choke::ROUND;
 use crate::config::SuperPeerConfig;
 use crate::metrics::Metrics;
 use crate::places::{Limits, Places};
@@ -47,6 +50,8 @@ pub(crate) struct Node {
     /// Swarms that were opened lately, so that who comes and goes does not have one opened each time.
     lately: Mutex<Vec<Arc<Swarm>>>,
     opening: Arc<Semaphore>,
+    /// Swarms with pieces that are withdrawn.
+    incomplete: Mutex<Vec<Weak<Swarm>>>,
     /// Hears what peers ask for.
     pub(crate) demand: OnceLock<Arc<dyn Demand>>,
     changes: watch::Receiver<u64>,
@@ -74,26 +79,25 @@ impl Node {
             swarms: Mutex::default(),
             lately: Mutex::default(),
             opening: Arc::new(Semaphore::new(OPENING)),
+            incomplete: Mutex::default(),
             demand: OnceLock::new(),
         })
     }
 
-    /// The swarm of an info-hash; `None` when nothing of it is held.
+    /// The swarm of an info-hash; `None` when nothing of it is held. Who names a hybrid torrent by its v1
+    /// hash, and `takes_v2`, is given the one of its v2 hash.
     pub(crate) async fn swarm(
         self: &Arc<Self>,
         info_hash: [u8; 20],
+        takes_v2: bool,
     ) -> Result<Option<Arc<Swarm>>, StoreError> {
-        if let Some(swarm) = self.known(&info_hash) {
+        if let Some(swarm) = self.known(&info_hash).filter(|swarm| !takes_v2 || !swarm.has_upgrade()) {
             return Ok(Some(swarm));
         }
         let turn = self.opening.clone().acquire_owned().await.map_err(|_| StoreError::Closing)?;
-        // Another connection may have opened it meanwhile.
-        if let Some(swarm) = self.known(&info_hash) {
-            return Ok(Some(swarm));
-        }
         let node = self.clone();
         // The turn ends with the work, whatever becomes of the connection.
-        let open = move || (node.open(info_hash), turn).0;
+        let open = move || (node.open(info_hash, takes_v2), turn).0;
         tokio::task::spawn_blocking(open).await.map_err(|_| StoreError::Closing)?
     }
 
@@ -103,9 +107,15 @@ impl Node {
         swarm.filter(|swarm| swarm.is_current(change))
     }
 
-    fn open(&self, info_hash: [u8; 20]) -> Result<Option<Arc<Swarm>>, StoreError> {
+    fn open(&self, info_hash: [u8; 20], takes_v2: bool) -> Result<Option<Arc<Swarm>>, StoreError> {
         let change = *self.changes.borrow();
         let Some(torrent) = self.catalogue.torrent(&info_hash)? else { return Ok(None) };
+        let second = torrent.metainfo.info().hash_v2().filter(|_| takes_v2);
+        let info_hash = second.map_or(info_hash, |hash| InfoHash::V2(hash).wire());
+        // Another connection may have opened it meanwhile.
+        if let Some(swarm) = self.known(&info_hash) {
+            return Ok(Some(swarm));
+        }
         let opened = Swarm::open(info_hash, torrent, &self.catalogue, &self.config, change)?;
         let Some(opened) = opened else { return Ok(None) };
         let mut swarms = self.swarms.lock();
@@ -153,6 +163,49 @@ impl Node {
         }
     }
 
+    /// A piece of a swarm cannot be given.
+    pub(crate) fn lose(&self, swarm: &Arc<Swarm>, piece: u32) {
+        if swarm.lose(piece, Instant::now()) {
+            self.metrics.withdrawn.inc();
+            self.note_incomplete(swarm);
+        }
+    }
+
+    fn note_incomplete(&self, swarm: &Arc<Swarm>) {
+        let mut incomplete = self.incomplete.lock();
+        if !incomplete.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(swarm))) {
+            incomplete.push(Arc::downgrade(swarm));
+        }
+    }
+
+    /// Offers pieces again whose pause is over. Runs for as long as it is polled.
+    pub(crate) async fn bring_back(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(ROUND);
+        loop {
+            ticks.tick().await;
+            let incomplete = std::mem::take(&mut *self.incomplete.lock());
+            if incomplete.is_empty() {
+                continue;
+            }
+            let node = self.clone();
+            let look = move || {
+                for swarm in incomplete.iter().filter_map(Weak::upgrade) {
+                    let refill = node.config.refill;
+                    let offered = swarm.offer_again(&node.catalogue, refill, Instant::now());
+                    if let Err(error) = offered {
+                        log::warn!("it cannot be seen whether a piece is back: {error}");
+                    }
+                    if swarm.is_failing() {
+                        node.note_incomplete(&swarm);
+                    }
+                }
+            };
+            if tokio::task::spawn_blocking(look).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Torrents with peers: their info-hashes, and how many peers.
     pub(crate) fn swarms(&self) -> Vec<(String, usize)> {
         let swarms: Vec<Arc<Swarm>> = self.swarms.lock().values().filter_map(Weak::upgrade).collect();
@@ -177,11 +230,23 @@ impl Node {
         self.metrics.blocks.inc();
     }
 
-    /// What a read has given; a failure is logged and gives nothing.
-    pub(crate) fn read(&self, read: Result<Option<Bytes>, StoreError>) -> Option<Bytes> {
-        read.unwrap_or_else(|error| {
-            log::warn!("a chunk cannot be read for a peer: {error}");
-            None
-        })
+    /// What a load gives in time. Its turn at fetching again ends with it: an origin that hangs holds none.
+    /// A failure is logged and gives nothing.
+    pub(crate) async fn load(
+        &self,
+        load: impl Future<Output = Result<Option<Bytes>, StoreError>>,
+    ) -> Option<Bytes> {
+        let limit = Duration::from_secs(self.config.refill_timeout_seconds);
+        match tokio::time::timeout(limit, load).await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) => {
+                log::warn!("a chunk cannot be read for a peer: {error}");
+                None
+            }
+            Err(_) => {
+                log::warn!(seconds = limit.as_secs(); "a chunk that a peer asks for does not come");
+                None
+            }
+        }
     }
 }

@@ -6,7 +6,6 @@ use std::io::{self, IoSlice};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use skerry_wire::mse::Cipher;
 use skerry_wire::peer::{Block, Message, PIECE_HEADER, piece_header};
-use tokio::net::TcpStream;
 
 /// Buffers in one write.
 const BUFFERS: usize = 128;
@@ -106,8 +105,11 @@ impl Outbox {
         }
     }
 
-    /// Writes what the socket takes, in one call; bytes written.
-    pub(crate) fn write(&mut self, stream: &TcpStream) -> io::Result<usize> {
+    /// Has `write` write what is first, in one call; it says how many bytes it has written.
+    pub(crate) fn write(
+        &mut self,
+        write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); BUFFERS];
         let mut count = 0;
         let mut skip = self.sent;
@@ -128,7 +130,7 @@ impl Outbox {
                 }
             }
         }
-        let written = stream.try_write_vectored(&slices[..count])?;
+        let written = write(&slices[..count])?;
         self.advance(written);
         Ok(written)
     }
@@ -163,6 +165,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -190,7 +193,7 @@ mod tests {
         });
         while !outbox.is_empty() {
             stream.writable().await.unwrap();
-            match outbox.write(&stream) {
+            match outbox.write(|slices| stream.try_write_vectored(slices)) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => panic!("{error}"),

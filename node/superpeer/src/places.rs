@@ -11,6 +11,13 @@ use tokio::sync::Notify;
 
 use crate::choke::{Wanting, choose};
 
+/// Who wants nothing for so long may have to make room for somebody else.
+const IDLE: Duration = Duration::from_secs(60);
+/// After a look at everybody that found nobody idle, there is none for so long.
+const LOOK: Duration = Duration::from_secs(1);
+/// Peers at once that have been sent away to make room, and have not gone yet. So many may be too many.
+const MOST_LEAVING: usize = 16;
+
 /// One peer, as the others see it.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -23,6 +30,7 @@ pub(crate) struct Peer {
     /// Tells its task to look at [`Peer::is_served`], at its swarm, and whether it is to end.
     pub(crate) wake: Notify,
     closing: AtomicBool,
+    makes_room: AtomicBool,
     turn: Mutex<Turn>,
 }
 
@@ -34,9 +42,28 @@ struct Turn {
     since: Instant,
     /// [`Peer::sent`] then.
     sent: u64,
+    /// When it last asked for something, or had something on its way.
+    active: Instant,
 }
 
 impl Peer {
+    /// Notes when the peer last asked for something, or had something on its way.
+    pub(crate) fn active(&self, at: Instant) {
+        self.turn.lock().active = at;
+    }
+
+    /// Since when it wants nothing, or is served and asks for nothing. Who waits for a place is not idle.
+    fn idle_since(&self) -> Option<Instant> {
+        let turn = self.turn.lock();
+        let waits = turn.wants && !turn.served;
+        (!waits).then(|| turn.since.max(turn.active))
+    }
+
+    /// Whether it is to end since others want its place.
+    pub(crate) fn makes_room(&self) -> bool {
+        self.makes_room.load(Relaxed)
+    }
+
     /// Whether its requests are taken now.
     pub(crate) fn is_served(&self) -> bool {
         self.turn.lock().served
@@ -89,6 +116,10 @@ struct Inner {
     handshakes: usize,
     wanting: usize,
     served: usize,
+    /// Peers that make room.
+    leaving: usize,
+    /// No look for idle ones before that.
+    look_again: Option<Instant>,
 }
 
 /// A peer's seat; leaves when it is dropped.
@@ -106,15 +137,16 @@ impl Places {
         Arc::new(Self { limits, inner: Mutex::default() })
     }
 
-    /// Takes a connection; `None` when there is no room for it.
+    /// Takes a connection; `None` when there is no room for it. When all places are taken, the peer that is
+    /// idle for longest makes room, if there is one.
     pub(crate) fn join(self: &Arc<Self>, address: SocketAddr, now: Instant) -> Option<Seat> {
         let mut inner = self.inner.lock();
         let from = network(address.ip());
         let count = inner.networks.get(&from).copied().unwrap_or(0);
-        if inner.peers.len() >= self.limits.peers
-            || inner.handshakes >= self.limits.handshakes
-            || count >= self.limits.per_network
-        {
+        if inner.handshakes >= self.limits.handshakes || count >= self.limits.per_network {
+            return None;
+        }
+        if inner.peers.len() - inner.leaving >= self.limits.peers && !inner.make_room(now) {
             return None;
         }
         inner.networks.insert(from, count + 1);
@@ -126,7 +158,8 @@ impl Places {
             sent: AtomicU64::new(0),
             wake: Notify::new(),
             closing: AtomicBool::new(false),
-            turn: Mutex::new(Turn { wants: false, served: false, since: now, sent: 0 }),
+            makes_room: AtomicBool::new(false),
+            turn: Mutex::new(Turn { wants: false, served: false, since: now, sent: 0, active: now }),
         });
         inner.peers.insert(peer.number, peer.clone());
         Some(Seat { places: self.clone(), peer, is_greeted: false })
@@ -169,6 +202,30 @@ impl Places {
     /// Ends every peer.
     pub(crate) fn close(&self) {
         self.inner.lock().peers.values().for_each(|peer| peer.close());
+    }
+}
+
+impl Inner {
+    /// Sends the peer away that is idle for longest; false when nobody is.
+    fn make_room(&mut self, now: Instant) -> bool {
+        if self.leaving >= MOST_LEAVING || self.look_again.is_some_and(|again| now < again) {
+            return false;
+        }
+        let peers = self.peers.values().filter(|peer| !peer.is_closing());
+        let idle = peers.filter_map(|peer| Some((peer.idle_since()?, peer)));
+        let longest = idle.min_by_key(|(since, _)| *since);
+        match longest.filter(|(since, _)| now.saturating_duration_since(*since) > IDLE) {
+            Some((_, peer)) => {
+                peer.makes_room.store(true, Relaxed);
+                peer.close();
+                self.leaving += 1;
+                true
+            }
+            None => {
+                self.look_again = Some(now + LOOK);
+                false
+            }
+        }
     }
 }
 
@@ -220,6 +277,9 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut inner = self.places.inner.lock();
         inner.peers.remove(&self.peer.number);
+        if self.peer.makes_room() {
+            inner.leaving -= 1;
+        }
         if !self.is_greeted {
             inner.handshakes -= 1;
         }
@@ -323,6 +383,56 @@ mod tests {
         assert!(places.join(address(3), now).is_none());
         drop(second);
         assert!(places.join(address(3), now).is_some());
+    }
+
+    #[test]
+    fn who_is_idle_for_longest_makes_room_for_who_comes() {
+        let start = Instant::now();
+        let later = |seconds| start + Duration::from_secs(seconds);
+        let places = Places::new(Limits { peers: 4, handshakes: 9, per_network: 9, served: 1 });
+        let join = |now| places.join(address(1), now);
+        let [asks, waits, idle, idler] = [0, 1, 2, 3].map(|second| join(later(second)).unwrap());
+        asks.wants(true, later(4));
+        waits.wants(true, later(4));
+        idle.peer.active(later(30));
+        assert!(join(later(63)).is_none(), "nobody is idle for more than a minute");
+        assert!(join(later(63)).is_none());
+        asks.peer.active(later(100));
+        let first = join(later(100)).expect("somebody is idle");
+        let leaves = || [&asks, &waits, &idle, &idler].map(|seat| seat.peer.makes_room());
+        assert_eq!(leaves(), [false, false, false, true]);
+        assert!(idler.peer.is_closing());
+        assert_eq!(places.counts().0, 5, "one more until it has gone");
+        drop(idler);
+        assert_eq!(places.counts().0, 4);
+
+        let second = join(later(101)).expect("another is idle");
+        assert!(idle.peer.makes_room());
+        drop(idle);
+        // Who waits for its turn is not idle, however long that takes.
+        first.peer.active(later(130));
+        second.peer.active(later(130));
+        assert!(join(later(150)).is_none());
+        assert!(join(later(159)).is_none(), "who is served asked a minute ago");
+        let third = join(later(161));
+        assert!(third.is_some() && asks.peer.makes_room() && !waits.peer.makes_room());
+    }
+
+    #[test]
+    fn only_some_make_room_at_once() {
+        let start = Instant::now();
+        let peers = 2 * MOST_LEAVING;
+        let places = Places::new(Limits { peers, handshakes: 99, per_network: 99, served: 1 });
+        let join = |now| places.join(address(1), now);
+        let seats: Vec<Seat> = (0..peers).map(|_| join(start).unwrap()).collect();
+        let now = start + 2 * IDLE;
+        let newcomers: Vec<Seat> = std::iter::from_fn(|| join(now)).collect();
+        assert_eq!(newcomers.len(), MOST_LEAVING);
+        let (leaving, staying): (Vec<Seat>, Vec<Seat>) =
+            seats.into_iter().partition(|seat| seat.peer.makes_room());
+        assert_eq!((leaving.len(), staying.len()), (MOST_LEAVING, MOST_LEAVING));
+        drop(leaving);
+        assert!(join(now).is_some());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The super-peer on the admin listener.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -40,6 +40,12 @@ impl SuperPeer {
     /// Serves peers on this thread until the node has drained. One of the threads is the `first`.
     pub fn run(&self, sockets: Vec<TcpListener>, lifecycle: Lifecycle, first: bool) -> std::io::Result<()> {
         server::run(self.0.clone(), sockets, lifecycle, first)
+    }
+
+    /// Serves peers that come over uTP, to sockets of [`utp::bind`](crate::utp::bind), on this thread until
+    /// the node has drained.
+    pub fn run_utp(&self, sockets: Vec<UdpSocket>, lifecycle: Lifecycle) -> std::io::Result<()> {
+        server::run_utp(self.0.clone(), sockets, lifecycle)
     }
 }
 

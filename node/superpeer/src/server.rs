@@ -1,19 +1,22 @@
 //! The threads that serve peers: each with its own runtime and its own listening sockets.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use skerry_core::lifecycle::{Lifecycle, Phase};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::choke::ROUND;
 use crate::connection;
 use crate::node::Node;
+use crate::utp;
+use crate::wire::Wire;
 
 /// How long peers that are sent away may take for what is on its way to them.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// How often it is looked whether they have gone.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Runs on this thread until the node has drained. The first of the threads also gives out places.
 pub(crate) fn run(
@@ -32,20 +35,43 @@ pub(crate) fn run(
         if first {
             accepting.spawn(rounds(node.clone()));
         }
-        let deadline = lifecycle.draining().await.min(tokio::time::Instant::now() + GOODBYE);
-        accepting.shutdown().await;
-        // What is on its way is still sent; the rest is to be had elsewhere.
-        while node.places.counts().0 > 0 && tokio::time::Instant::now() < deadline {
-            node.places.close();
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        drained(&node, &lifecycle, accepting).await;
         Ok(())
     })
+}
+
+/// The same for uTP.
+pub(crate) fn run_utp(node: Arc<Node>, sockets: Vec<UdpSocket>, lifecycle: Lifecycle) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut accepting, mut waking) = (JoinSet::new(), JoinSet::new());
+        for socket in sockets {
+            let listener = utp::Listener::new(socket, &node.config)?;
+            waking.spawn(listener.datagrams().clone().wake());
+            accepting.spawn(utp::accept(node.clone(), listener));
+        }
+        drained(&node, &lifecycle, accepting).await;
+        // Streams say that they end when their connections have.
+        tokio::time::sleep(LOOK).await;
+        Ok(())
+    })
+}
+
+/// Ends when the node drains and its peers have gone, or have had their time for it.
+async fn drained(node: &Node, lifecycle: &Lifecycle, mut accepting: JoinSet<()>) {
+    let deadline = lifecycle.draining().await.min(tokio::time::Instant::now() + GOODBYE);
+    accepting.shutdown().await;
+    // What is on its way is still sent; the rest is to be had elsewhere.
+    while node.places.counts().0 > 0 && tokio::time::Instant::now() < deadline {
+        node.places.close();
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn rounds(node: Arc<Node>) {
     let mut keeping_up = JoinSet::new();
     keeping_up.spawn(node.clone().keep_up());
+    keeping_up.spawn(node.clone().bring_back());
     let mut ticks = tokio::time::interval(ROUND);
     loop {
         ticks.tick().await;
@@ -57,7 +83,10 @@ async fn rounds(node: Arc<Node>) {
 async fn accept(node: Arc<Node>, listener: tokio::net::TcpListener, lifecycle: Lifecycle) {
     loop {
         match listener.accept().await {
-            Ok((stream, address)) => take(&node, stream, address),
+            Ok((stream, address)) => {
+                let _ = stream.set_nodelay(true);
+                take(&node, Wire::Tcp(stream), address);
+            }
             Err(error) => {
                 log::warn!("cannot accept a peer: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -69,11 +98,14 @@ async fn accept(node: Arc<Node>, listener: tokio::net::TcpListener, lifecycle: L
     }
 }
 
-fn take(node: &Arc<Node>, stream: TcpStream, address: std::net::SocketAddr) {
+/// Takes a connection, when there is a place for it.
+pub(crate) fn take(node: &Arc<Node>, wire: Wire, address: SocketAddr) {
     let Some(seat) = node.places.join(address, Instant::now()) else {
         return node.metrics.refused.with_label_values(&["full"]).inc();
     };
     node.metrics.accepted.inc();
-    let _ = stream.set_nodelay(true);
-    tokio::spawn(connection::serve(node.clone(), stream, seat));
+    if matches!(wire, Wire::Utp(_)) {
+        node.metrics.utp_accepted.inc();
+    }
+    tokio::spawn(connection::serve(node.clone(), wire, seat));
 }

@@ -1,5 +1,7 @@
 //! A torrent that is being served: what of it is held, where its bytes are, and who wants them.
 
+mod withdrawn;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use skerry_wire::metainfo::Layout;
 use skerry_wire::peer::{Bitfield, Block, HashRequest};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::withdrawn::Withdrawn;
 use crate::config::SuperPeerConfig;
 use crate::offers::Offers;
 use crate::places::Peer;
@@ -37,8 +40,9 @@ pub(crate) struct Swarm {
     /// The catalogue's count of changes when they were looked up.
     change: u64,
     have: RwLock<Bitfield>,
-    /// Pieces that were found gone, in that order: each connection knows how many of them it has told.
-    lost: RwLock<Vec<u32>>,
+    /// Pieces that could not be given; locked before `have`. Each connection knows how many of the changes
+    /// it has told.
+    withdrawn: Mutex<Withdrawn>,
     /// Peers, and where each can be connected to.
     members: Mutex<HashMap<u64, Member>>,
     /// Bytes per second of this torrent.
@@ -111,8 +115,8 @@ impl Swarm {
             is_v2,
             files,
             change,
+            withdrawn: Mutex::new(Withdrawn::new(have.pieces())),
             have: RwLock::new(have),
-            lost: RwLock::default(),
             members: Mutex::default(),
             rate: Bucket::new(config.rate_bytes_per_torrent),
             trees: Mutex::default(),
@@ -145,6 +149,11 @@ impl Swarm {
     /// things by now. While there are peers, what they were told stands.
     pub(crate) fn is_current(&self, change: u64) -> bool {
         self.have.read().count() > 0 && (self.change == change || self.len() > 0)
+    }
+
+    /// Whether this is a hybrid torrent by its v1 hash.
+    pub(crate) fn has_upgrade(&self) -> bool {
+        !self.is_v2 && self.torrent.metainfo.info().hash_v2().is_some()
     }
 
     /// The pieces as the handshake's info-hash numbers them.
@@ -261,25 +270,9 @@ impl Swarm {
         Ok(Some(whole.freeze()))
     }
 
-    /// Notes that the piece of a block cannot be given any more; false when that was known. Its
-    /// connections are woken to say so.
-    pub(crate) fn lose(&self, piece: u32) -> bool {
-        if !self.have.write().clear(piece) {
-            return false;
-        }
-        self.lost.write().push(piece);
-        self.members.lock().values().for_each(|member| member.peer.wake.notify_one());
-        true
-    }
-
-    /// The pieces lost since `told` of them were told.
-    pub(crate) fn lost_since(&self, told: usize) -> Vec<u32> {
-        self.lost.read().get(told..).unwrap_or_default().to_vec()
-    }
-
-    /// Takes a peer in; returns how many lost pieces it need not be told of.
+    /// Takes a peer in; returns how many changes it need not be told of.
     pub(crate) fn join(&self, peer: &Arc<Peer>) -> usize {
-        let told = self.lost.read().len();
+        let told = self.withdrawn.lock().count();
         self.members.lock().insert(peer.number, Member { peer: peer.clone(), listens: None });
         told
     }

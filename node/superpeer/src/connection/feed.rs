@@ -54,8 +54,8 @@ impl Connection {
                     self.requests.pop_front();
                     let (swarm, node) = (self.swarm.clone(), self.node.clone());
                     self.loading = Some(Box::pin(async move {
-                        let read = swarm.gather(&node.catalogue, block, node.config.refill).await;
-                        Loaded::Block(block, node.read(read))
+                        let gathered = swarm.gather(&node.catalogue, block, node.config.refill);
+                        Loaded::Block(block, node.load(gathered).await)
                     }));
                 }
                 Some(Place::Chunk { file, chunk, offset }) => {
@@ -147,8 +147,8 @@ impl Connection {
             {
                 return Loaded::Chunk(file, chunk, Some(bytes));
             }
-            let read = swarm.chunk(&node.catalogue, file, chunk, node.config.refill).await;
-            Loaded::Chunk(file, chunk, node.read(read))
+            let read = swarm.chunk(&node.catalogue, file, chunk, node.config.refill);
+            Loaded::Chunk(file, chunk, node.load(read).await)
         }));
         self.read_ahead();
         None
@@ -185,7 +185,10 @@ impl Connection {
 
     pub(super) fn loaded(&mut self, loaded: Loaded) -> Result<(), End> {
         match loaded {
-            Loaded::Chunk(file, chunk, Some(bytes)) => self.at_hand = Some((file, chunk, bytes)),
+            Loaded::Chunk(file, chunk, Some(bytes)) => {
+                self.swarm.found(file, chunk);
+                self.at_hand = Some((file, chunk, bytes));
+            }
             Loaded::Chunk(file, chunk, None) => {
                 // Every request for it is in vain.
                 let swarm = self.swarm.clone();
@@ -199,6 +202,7 @@ impl Connection {
             Loaded::Block(..) if !self.served && !self.fast => {}
             Loaded::Block(block, Some(bytes)) => {
                 let length = bytes.len();
+                self.swarm.given(block.piece);
                 self.queue(&block, bytes, None);
                 self.charge(length);
             }
@@ -211,11 +215,9 @@ impl Connection {
         Ok(())
     }
 
-    /// A block that was held, and is not any more.
+    /// A block that was held, and cannot be given.
     fn gone(&mut self, block: Block) -> Result<(), End> {
-        if self.swarm.lose(block.piece) {
-            self.node.metrics.withdrawn.inc();
-        }
+        self.node.lose(&self.swarm, block.piece);
         self.refuse_gone(block)
     }
 }

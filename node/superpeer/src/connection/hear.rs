@@ -13,7 +13,10 @@ use crate::allowed::{self, Allowed};
 impl Connection {
     pub(super) fn hear(&mut self, message: &Message<'_>) -> Result<(), End> {
         match *message {
-            Message::Request(block) => self.asked(block)?,
+            Message::Request(block) => {
+                self.active = self.heard;
+                self.asked(block)?;
+            }
             Message::Cancel(block) => {
                 if let Some(at) = self.requests.iter().position(|waiting| *waiting == block) {
                     self.requests.remove(at);
@@ -46,6 +49,7 @@ impl Connection {
             }
             Message::Extended { id, payload } => self.hear_extended(id, payload)?,
             Message::HashRequest(request) => {
+                self.active = self.heard;
                 if self.hashes.len() < MOST_HASHES {
                     self.hashes.push_back(request);
                 } else {
@@ -144,6 +148,7 @@ impl Connection {
         } else if Some(id) == ours.ut_metadata
             && let metadata::Message::Request { piece } = metadata::Message::parse(payload)?
         {
+            self.active = self.heard;
             if self.metadata.len() < MOST_METADATA {
                 self.metadata.push_back(piece);
             } else {
@@ -200,6 +205,16 @@ impl Connection {
             (true, true) => self.say(&Message::HaveAll),
             (false, true) if have.count() == 0 => self.say(&Message::HaveNone),
             _ => self.say(&Message::Bitfield(have.as_bytes())),
+        }
+    }
+
+    /// Tells that a piece is not held any more (BEP 54), or is again.
+    pub(super) fn tell_change(&mut self, piece: u32, is_held: bool) {
+        let is_shown = self.shown.as_ref().is_none_or(|shown| shown.shown.get(piece));
+        if is_held && is_shown {
+            self.say(&Message::Have(piece));
+        } else if !is_held && let Some(id) = self.theirs.lt_donthave {
+            self.say(&Message::Extended { id, payload: &extension::dont_have(piece) });
         }
     }
 
