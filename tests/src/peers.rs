@@ -1,6 +1,6 @@
 //! BitTorrent peers that others wrote: aria2, Transmission and libtorrent. Each fetches what an
 //! [`Order`] names into a folder of its own, and by peer wire alone: web seeds are taken out of the
-//! torrent, and the DHT, local discovery and peer exchange are off.
+//! torrent, and peer exchange is off, and so are the DHT and local discovery unless they are asked for.
 //!
 //! Three things that Debian 12's versions cannot do, so that nobody looks for them in the node:
 //! - aria2 1.36 and Transmission 3.00 know nothing of version 2. Of a hybrid torrent aria2 computes a
@@ -117,6 +117,8 @@ pub struct Order {
     source: Source,
     peers: Vec<SocketAddr>,
     trackers: Vec<String>,
+    dht: Vec<SocketAddr>,
+    local: bool,
     encryption: Encryption,
     uploads: bool,
     utp: bool,
@@ -141,6 +143,8 @@ impl Order {
             source,
             peers: Vec::new(),
             trackers: Vec::new(),
+            dht: Vec::new(),
+            local: false,
             encryption: Encryption::Any,
             uploads: true,
             utp: false,
@@ -159,6 +163,19 @@ impl Order {
     /// From the peers that this tracker tells of.
     pub fn found_by(mut self, tracker: &str) -> Self {
         self.trackers.push(tracker.to_owned());
+        self
+    }
+
+    /// From the peers that are found in the DHT which these nodes are in (BEP 5); libtorrent alone.
+    pub fn found_in_dht(mut self, nodes: &[SocketAddr]) -> Self {
+        self.dht.extend(nodes);
+        self
+    }
+
+    /// From the peers that are heard of on the local network (BEP 14); libtorrent alone, and not on
+    /// loopback.
+    pub fn found_locally(mut self) -> Self {
+        self.local = true;
         self
     }
 

@@ -3,14 +3,15 @@
 //!
 //! A torrent begins as a metainfo file ([`metainfo`]), written in [`bencode`], or as a link that
 //! names one ([`magnet`]). Its content is named by hashes ([`hash`]) over SHA-1 pieces (v1) or Merkle
-//! trees ([`merkle`], v2). Who has it is asked of a [`tracker`]; it is then exchanged in the messages
-//! of [`peer`], plain or inside the stream of [`mse`].
+//! trees ([`merkle`], v2). Who has it is asked of a [`tracker`] or told by a neighbour ([`lsd`]); it is then
+//! exchanged in the messages of [`peer`], plain or inside the stream of [`mse`].
 //!
 //! Whatever is read here came from a stranger: every length, depth and count has a bound that is
 //! checked before memory is taken, and nothing panics on any bytes.
 
 pub mod bencode;
 pub mod hash;
+pub mod lsd;
 pub mod magnet;
 pub mod merkle;
 pub mod metainfo;

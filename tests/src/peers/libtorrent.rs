@@ -128,6 +128,17 @@ pub enum Version {
 /// Makes a torrent of a file or folder, with pieces of that many bytes.
 #[track_caller]
 pub fn create(path: &Path, version: Version, piece_length: u64) -> (Torrent, Described) {
+    make(path, version, piece_length, false)
+}
+
+/// Makes a private torrent (BEP 27) of version 1.
+#[track_caller]
+pub fn create_private(path: &Path, piece_length: u64) -> (Torrent, Described) {
+    make(path, Version::V1, piece_length, true)
+}
+
+#[track_caller]
+fn make(path: &Path, version: Version, piece_length: u64, private: bool) -> (Torrent, Described) {
     let folder = tempfile::tempdir().expect("a folder for a torrent");
     let out = folder.path().join("made.torrent");
     let version = match version {
@@ -137,6 +148,7 @@ pub fn create(path: &Path, version: Version, piece_length: u64) -> (Torrent, Des
     };
     let described = ask(&json!({
         "mode": "create", "path": path, "out": out, "version": version, "piece_length": piece_length,
+        "private": private,
     }));
     (Torrent::read(std::fs::read(out).expect("the torrent is there")), described)
 }
@@ -184,7 +196,11 @@ pub(super) fn fetch(order: &Order, source: &str, folder: &Path) -> Command {
         "tcp": !order.utp,
         "speaks_v2": order.second_version,
         "seconds": order.bound.as_secs_f64(),
+        "lsd": order.local,
     });
+    if !order.dht.is_empty() {
+        asked["dht"] = json!(order.dht);
+    }
     asked[kind] = source.into();
     if let Some(address) = order.address {
         asked["listen"] = json!([SocketAddr::new(address, 0)]);

@@ -18,6 +18,9 @@ More keys of "fetch" and "seed", with what they are when left out:
                              "handshake" on an encrypted handshake with content in clear (BEP 8)
     tcp: true, utp: false    transports
     trackers: false          uses the trackers that the torrent names
+    dht: none                takes part in the DHT (BEP 5) that these nodes are in, ["ADDRESS:PORT"];
+                             with an empty list it is the first node of one
+    lsd: false               uses local service discovery (BEP 14)
     web_seeds: false         uses the web seeds that the torrent names
     upload: true             false: unchokes nobody
     settings: {}             libtorrent's own settings, in place of those above
@@ -130,7 +133,6 @@ def session(asked):
     settings = {
         "listen_interfaces": ",".join(asked.get("listen", ["127.0.0.1:0", "[::1]:0"])),
         "enable_dht": False,
-        "enable_lsd": False,
         "enable_upnp": False,
         "enable_natpmp": False,
         "enable_outgoing_utp": utp,
@@ -152,6 +154,18 @@ def session(asked):
         "alert_mask": lt.alert_category.error | lt.alert_category.status | lt.alert_category.connect,
         "alert_queue_size": 20000,
     }
+    if "dht" in asked:
+        settings.update({
+            "enable_dht": True,
+            "dht_bootstrap_nodes": ",".join(asked["dht"]),
+            # All nodes of a scenario have the same address, and one that says nothing of where it is.
+            "dht_restrict_routing_ips": False,
+            "dht_restrict_search_ips": False,
+            "dht_ignore_dark_internet": False,
+            "dht_prefer_verified_node_ids": False,
+            "dht_block_ratelimit": 10000,
+        })
+    settings["enable_lsd"] = asked.get("lsd", False)
     if not asked.get("upload", True):
         settings.update({"unchoke_slots_limit": 0, "allowed_fast_set_size": 0})
     settings.update(asked.get("settings", {}))
@@ -169,7 +183,11 @@ def parameters(asked, torrent=None):
         wanted.ti = lt.torrent_info(torrent)
     wanted.save_path = asked["dir"]
     flags = wanted.flags & ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
-    flags |= lt.torrent_flags.disable_dht | lt.torrent_flags.disable_lsd | lt.torrent_flags.disable_pex
+    flags |= lt.torrent_flags.disable_pex
+    if "dht" not in asked:
+        flags |= lt.torrent_flags.disable_dht
+    if not asked.get("lsd", False):
+        flags |= lt.torrent_flags.disable_lsd
     if not asked.get("trackers", False):
         wanted.trackers = []
         flags |= lt.torrent_flags.override_trackers
@@ -244,8 +262,13 @@ def fetch(asked):
     for peer in asked.get("peers", []):
         torrent.connect_peer(endpoint(peer), 0, flags)
     done = False
+    asks = started
     while not done and time.monotonic() < bound:
         time.sleep(0.01)
+        # By itself it asks the DHT once in a quarter of an hour.
+        if "dht" in asked and time.monotonic() >= asks:
+            torrent.force_dht_announce()
+            asks = time.monotonic() + 1
         note()
         peers.look(torrent)
         done = torrent.status().is_seeding
