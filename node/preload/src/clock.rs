@@ -1,18 +1,19 @@
 //! Time, where it comes in.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+
+// Who is alive is told by the registry's clock.
+pub(crate) use skerry_registry::clock::now_ms;
 
 /// Tells what time it is, milliseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// The system's clock.
+/// The system's clock: what windows are open by.
 pub fn system() -> Clock {
-    Arc::new(now_ms)
+    Arc::new(skerry_registry::clock::wall_ms)
 }
 
-/// Now, milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+/// The clock that lists are planned by, which nobody sets.
+pub fn steady() -> Clock {
+    Arc::new(now_ms)
 }

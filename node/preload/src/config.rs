@@ -22,6 +22,9 @@ pub struct PreloadConfig {
     pub capacity_bytes: u64,
     /// Resources that are fetched at once.
     pub at_once: usize,
+    /// Whether what neither another node nor the origin gives is fetched from BitTorrent peers, by the
+    /// trackers of `superpeer.trackers` or `selector.trackers`.
+    pub from_peers: bool,
     /// How often the list is asked for.
     pub interval_seconds: u64,
     /// On the control node: how often each node's list is planned anew.
@@ -36,6 +39,7 @@ impl Default for PreloadConfig {
             rate_bytes: 0,
             capacity_bytes: 0,
             at_once: 2,
+            from_peers: true,
             interval_seconds: 60,
             plan_seconds: 300,
         }

@@ -7,6 +7,7 @@ use skerry_cache::hold::{HoldError, Wanted};
 use skerry_core::api::Demand;
 use skerry_core::bucket::Bucket;
 use skerry_core::role::BoxFuture;
+use skerry_preload::item::is_pin;
 use skerry_preload::popularity::Counts;
 use skerry_preload::{HeldSummary, HoldFailure, Holder, Item, Popularity};
 use skerry_registry::client::Membership;
@@ -14,6 +15,7 @@ use skerry_store::catalogue::{CatalogueError, Progress};
 use skerry_store::{Catalogue, ChunkId, StoreError};
 
 use super::Neighbours;
+use super::from_peers::{FromPeers, Order, Unfilled};
 
 /// Holds through the cache, on record in the catalogue.
 pub struct ThroughCache {
@@ -23,6 +25,8 @@ pub struct ThroughCache {
     pub catalogue: Catalogue,
     /// Asked before the origin is.
     pub neighbours: Arc<Neighbours>,
+    /// Asked when the origin fails, if they are to be.
+    pub peers: Option<Arc<FromPeers>>,
 }
 
 impl Holder for ThroughCache {
@@ -35,6 +39,7 @@ impl Holder for ThroughCache {
         let (cache, catalogue) = (self.cache.clone(), self.catalogue.clone());
         let wanted = Wanted { from: item.source(), name: None, pin: Some(item.pin()) };
         let (neighbours, resource, pin) = (self.neighbours.clone(), item.resource, item.pin());
+        let (peers, length, from) = (self.peers.clone(), item.length, item.source());
         Box::pin(async move {
             if let Some(id) = resource {
                 let from = wanted.from.clone();
@@ -43,30 +48,48 @@ impl Holder for ThroughCache {
                     return Ok(held.id());
                 }
             }
-            let held = cache.hold(&catalogue, wanted, &progress, rate).await;
-            held.map(|held| held.id()).map_err(failure)
+            let failed = match cache.hold(&catalogue, wanted, &progress, rate.clone()).await {
+                Ok(held) => return Ok(held.id()),
+                Err(error) => error,
+            };
+            let order = resource.filter(|_| length > 0 && is_out(&failed));
+            let order = order.map(|resource| Order { resource, length, from, pin });
+            let (Some(peers), Some(order)) = (peers, order) else { return Err(failure(failed)) };
+            match peers.hold(&catalogue, order, progress, rate).await {
+                Ok(held) => Ok(held.id()),
+                Err(Unfilled::Store(error)) if has_no_room(&error) => {
+                    Err(HoldFailure::NoRoom(error.to_string()))
+                }
+                Err(unfilled) => Err(HoldFailure::Broken(format!("{failed}; from peers: {unfilled}"))),
+            }
         })
     }
 
     fn release(&self, resource: ChunkId) -> BoxFuture<'static, Result<(), StoreError>> {
         let catalogue = self.catalogue.clone();
-        blocking(move || catalogue.remove(&resource).map(drop))
+        blocking(move || catalogue.release(&resource, is_pin).map(drop))
     }
 
     fn abandon(&self, item: &Item) -> BoxFuture<'static, Result<(), StoreError>> {
-        let (store, pin) = (self.catalogue.store().clone(), item.pin());
-        blocking(move || store.unpin_parts_blocking(&pin))
+        let (catalogue, pin) = (self.catalogue.clone(), item.pin());
+        blocking(move || match catalogue.pinned_by(&pin) {
+            // Something is on record under this name.
+            Some(id) => catalogue.release(&id, |name| name == pin).map(drop),
+            None => catalogue.store().unpin_parts_blocking(&pin),
+        })
     }
 
     fn held(&self) -> Result<Vec<HeldSummary>, StoreError> {
         let mut all = Vec::new();
         self.catalogue.each(b"", |held| {
+            let pins = self.catalogue.owners(&held);
+            let pin = pins.iter().find(|name| is_pin(name)).or(pins.first()).cloned();
             all.push(HeldSummary {
                 resource: held.id(),
                 from: held.from.clone(),
                 length: held.resource.length,
                 complete: held.pin.is_some(),
-                pin: held.pin.clone(),
+                pin,
                 added_ms: held.added_ms,
             });
             true
@@ -88,16 +111,31 @@ fn blocking(
 fn failure(error: HoldError) -> HoldFailure {
     let words = error.to_string();
     match error {
-        HoldError::Store(
-            StoreError::PinnedFull { .. } | StoreError::DiskFull { .. } | StoreError::OnlyPinned { .. },
-        )
-        | HoldError::Catalogue(CatalogueError::Store(
-            StoreError::PinnedFull { .. } | StoreError::DiskFull { .. } | StoreError::OnlyPinned { .. },
-        )) => HoldFailure::NoRoom(words),
+        HoldError::Store(error) | HoldError::Catalogue(CatalogueError::Store(error))
+            if has_no_room(&error) =>
+        {
+            HoldFailure::NoRoom(words)
+        }
         HoldError::NoSite(_) | HoldError::Target(_) | HoldError::NotKept(_) | HoldError::Status(_) => {
             HoldFailure::Refused(words)
         }
         _ => HoldFailure::Broken(words),
+    }
+}
+
+fn has_no_room(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::PinnedFull { .. } | StoreError::DiskFull { .. } | StoreError::OnlyPinned { .. }
+    )
+}
+
+/// Whether it is the origin that fails: it cannot be reached, breaks off, or says that it is out of order.
+fn is_out(error: &HoldError) -> bool {
+    match error {
+        HoldError::Broken(_) => true,
+        HoldError::Status(status) => status.is_server_error(),
+        _ => false,
     }
 }
 
@@ -120,5 +158,40 @@ impl Demand for Heard {
 
     fn asked(&self, resource: &[u8; 32], bytes: u64) {
         self.0.asked(&ChunkId(*resource), bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn peers_are_asked_when_the_origin_is_out_and_not_when_it_refuses() {
+        for status in [500, 502, 503, 504] {
+            assert!(is_out(&HoldError::Status(StatusCode::from_u16(status).unwrap())), "{status}");
+        }
+        assert!(is_out(&HoldError::Broken("the connection was lost".into())));
+        for refusal in [
+            HoldError::Status(StatusCode::NOT_FOUND),
+            HoldError::Status(StatusCode::FORBIDDEN),
+            HoldError::NotKept("no-store".into()),
+            HoldError::NoSite("a".into()),
+            HoldError::Store(StoreError::Closing),
+        ] {
+            assert!(!is_out(&refusal), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn what_finds_no_room_waits_for_room() {
+        let full = || StoreError::PinnedFull { used: 2, quota: 2, asked: 1 };
+        assert!(matches!(failure(HoldError::Store(full())), HoldFailure::NoRoom(_)));
+        let recorded = HoldError::Catalogue(CatalogueError::Store(full()));
+        assert!(matches!(failure(recorded), HoldFailure::NoRoom(_)));
+        assert!(matches!(failure(HoldError::Store(StoreError::Closing)), HoldFailure::Broken(_)));
+        let refused = HoldError::Status(StatusCode::NOT_FOUND);
+        assert!(matches!(failure(refused), HoldFailure::Refused(_)));
     }
 }

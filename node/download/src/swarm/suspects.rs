@@ -1,0 +1,111 @@
+//! Who sent what of pieces that turned out wrong, until they have come right.
+//!
+//! One who sent all of a wrong piece is guilty. Of several nobody knows who it was: the piece is then
+//! fetched from one peer alone, and once it is right, whoever had sent other blocks is.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+
+use skerry_wire::peer::BLOCK;
+
+use crate::partial::Whole;
+
+/// Pieces whose blocks are remembered; of further ones only that they come from one peer.
+const MOST: usize = 64;
+
+/// A block as it was sent: by whom, and its digest.
+type Sent = (SocketAddr, u64);
+
+/// Pieces that were wrong and are not right yet.
+#[derive(Debug, Default)]
+pub(crate) struct Suspects {
+    /// Keyed by this run, so that nobody can make blocks with the digests of others.
+    keyed: RandomState,
+    pieces: HashMap<u32, Vec<Sent>>,
+    remembered: usize,
+}
+
+impl Suspects {
+    /// Whether a piece is to come from one peer alone.
+    pub(crate) fn contains(&self, piece: u32) -> bool {
+        self.pieces.contains_key(&piece)
+    }
+
+    /// A piece was wrong. Returns who is guilty, if that is plain.
+    pub(crate) fn wrong(&mut self, piece: u32, whole: &Whole) -> Option<SocketAddr> {
+        let first = *whole.senders.first()?;
+        if whole.senders.iter().all(|sender| *sender == first) {
+            return Some(first);
+        }
+        if !self.contains(piece) {
+            let sent = if self.remembered < MOST { self.digests(whole) } else { Vec::new() };
+            self.remembered += usize::from(!sent.is_empty());
+            self.pieces.insert(piece, sent);
+        }
+        None
+    }
+
+    /// A piece is right. Returns who had sent something else.
+    pub(crate) fn right(&mut self, piece: u32, whole: &Whole) -> Vec<SocketAddr> {
+        let Some(before) = self.pieces.remove(&piece) else { return Vec::new() };
+        self.remembered -= usize::from(!before.is_empty());
+        let now = self.digests(whole);
+        let other = before.iter().zip(&now).filter(|(before, now)| before.1 != now.1);
+        let mut guilty: Vec<SocketAddr> = other.map(|(before, _)| before.0).collect();
+        guilty.sort_unstable();
+        guilty.dedup();
+        guilty
+    }
+
+    fn digests(&self, whole: &Whole) -> Vec<Sent> {
+        let blocks = whole.data.chunks(BLOCK as usize);
+        let sent = whole.senders.iter().zip(blocks);
+        sent.map(|(sender, block)| (*sender, self.keyed.hash_one(block))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn at(port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], port))
+    }
+
+    /// Blocks that begin so, by peers at these ports.
+    fn whole(blocks: &[(u8, u16)]) -> Whole {
+        let data: Vec<u8> = blocks.iter().flat_map(|(byte, _)| vec![*byte; BLOCK as usize]).collect();
+        Whole { data: Bytes::from(data), senders: blocks.iter().map(|(_, port)| at(*port)).collect() }
+    }
+
+    #[test]
+    fn who_sent_all_of_it_is_guilty_at_once() {
+        let mut suspects = Suspects::default();
+        assert_eq!(suspects.wrong(1, &whole(&[(1, 7), (2, 7)])), Some(at(7)));
+        assert!(!suspects.contains(1));
+    }
+
+    #[test]
+    fn of_several_those_who_sent_other_blocks_are() {
+        let mut suspects = Suspects::default();
+        assert_eq!(suspects.wrong(1, &whole(&[(1, 7), (9, 8), (3, 9), (9, 8)])), None);
+        assert!(suspects.contains(1) && !suspects.contains(2));
+        let right = whole(&[(1, 9), (2, 9), (3, 9), (4, 9)]);
+        assert_eq!(suspects.right(1, &right), [at(8)]);
+        assert!(!suspects.contains(1));
+        assert!(suspects.right(1, &right).is_empty());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut suspects = Suspects::default();
+        (0..200).for_each(|piece| _ = suspects.wrong(piece, &whole(&[(1, 7), (2, 8)])));
+        assert!((0..200).all(|piece| suspects.contains(piece)));
+        assert_eq!(suspects.pieces.values().filter(|sent| !sent.is_empty()).count(), MOST);
+        (0..200).for_each(|piece| _ = suspects.right(piece, &whole(&[(1, 7), (2, 7)])));
+        assert_eq!((suspects.remembered, suspects.pieces.len()), (0, 0));
+    }
+}

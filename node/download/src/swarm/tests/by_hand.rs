@@ -1,0 +1,224 @@
+//! Peers whose every word is written here.
+
+use skerry_wire::metainfo::{Builder, Hasher, NewFile};
+use skerry_wire::peer::extension;
+use skerry_wire::peer::metadata::{MAX_LENGTH, Message as Part};
+use skerry_wire::peer::{Block, Handshake, Reserved};
+
+use super::*;
+
+/// A peer that is to be tried, past its handshake.
+fn greet(swarm: &mut Swarm) -> Key {
+    let Dial { key, approach, .. } = swarm.dial(Duration::ZERO).unwrap();
+    swarm.joined(key, Duration::ZERO);
+    let reserved = Reserved::EXTENSION | Reserved::FAST | Reserved::V2;
+    let theirs = Handshake { reserved, info_hash: approach.wire, peer_id: [5; 20] };
+    swarm.receive(key, &theirs.encode(), Duration::ZERO, Duration::ZERO);
+    key
+}
+
+/// A peer past its handshake, of a torrent that is known.
+fn greeted(whole: &Metainfo) -> (Swarm, Key) {
+    let mut swarm = Swarm::new(target(whole), Options::default(), ID, 1).unwrap();
+    let wire = swarm.wires()[0];
+    swarm.found(vec![at(1)], &wire);
+    let key = greet(&mut swarm);
+    while let Some(output) = swarm.poll() {
+        if let Output::Begin(metainfo) = output {
+            let pieces = crate::sink::piece_count(&metainfo);
+            swarm.begun(Bitfield::new(pieces), Duration::ZERO);
+        }
+    }
+    (swarm, key)
+}
+
+/// What messages lead to: whether the connection stays.
+fn stays(swarm: &mut Swarm, key: Key, messages: &[Message<'_>]) -> bool {
+    let mut bytes = Vec::new();
+    messages.iter().for_each(|message| message.put(&mut bytes));
+    swarm.receive(key, &bytes, Duration::ZERO, Duration::ZERO);
+    swarm.peers.contains_key(&key)
+}
+
+#[test]
+fn what_no_sound_peer_says_ends_the_connection() {
+    let (whole, _) = content(Kind::V2, 9);
+    let data = [0; BLOCK as usize];
+    let block = |begin| Message::Piece { piece: 0, begin, data: &data };
+    let unasked: Vec<Message<'_>> = (0..20).map(|number| block(number * BLOCK)).collect();
+    let long = "d13:metadata_sizei99999999999e1:mi5ee";
+    let talk = vec![Message::Interested; 100_000];
+    let cases: [(&[Message<'_>], bool); 14] = [
+        (&[Message::HaveAll, Message::HaveAll], false),
+        (&[Message::Bitfield(&[0xff, 0x80]), Message::Have(8)], true),
+        (&[Message::Bitfield(&[0xff, 0x80]), Message::HaveNone], false),
+        (&[Message::Bitfield(&[0xff])], false),
+        (&[Message::Bitfield(&[0xff, 0xff])], false),
+        (&[Message::Have(9)], false),
+        (&[Message::Have(u32::MAX)], false),
+        (&unasked, false),
+        (&[Message::AllowedFast(u32::MAX), Message::Unchoke], true),
+        (&[Message::Reject(Block { piece: u32::MAX, begin: u32::MAX, length: 1 })], true),
+        (&[Message::Extended { id: 0, payload: long.as_bytes() }], true),
+        (&[Message::Extended { id: 2, payload: b"d5:added5:aaaaae" }], false),
+        (&[Message::Extended { id: 3, payload: b"123" }], false),
+        (&talk, false),
+    ];
+    for (number, (messages, expected)) in cases.into_iter().enumerate() {
+        let (mut swarm, key) = greeted(&whole);
+        assert_eq!(stays(&mut swarm, key, messages), expected, "case {number}");
+    }
+}
+
+#[test]
+fn a_block_of_another_length_bans() {
+    let (whole, _) = content(Kind::V2, 9);
+    let (mut swarm, key) = greeted(&whole);
+    assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
+    let asked = swarm.peers[&key].asked()[0];
+    let data = vec![0; asked.length as usize - 1];
+    let wrong = Message::Piece { piece: asked.piece, begin: asked.begin, data: &data };
+    assert!(!stays(&mut swarm, key, &[wrong]));
+    assert!(swarm.book.is_banned(&at(1)));
+}
+
+#[test]
+fn what_is_refused_is_not_asked_for_again() {
+    let (whole, _) = content(Kind::V2, 9);
+    let (mut swarm, key) = greeted(&whole);
+    assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
+    for _ in 0..100 {
+        let asked: Vec<Block> = swarm.peers[&key].asked().iter().copied().collect();
+        let refused: Vec<Message<'_>> = asked.into_iter().map(Message::Reject).collect();
+        assert!(stays(&mut swarm, key, &refused));
+    }
+    assert!(swarm.peers[&key].asked().is_empty());
+}
+
+#[test]
+fn metadata_that_is_wrong_bans_and_too_much_of_it_is_not_taken() {
+    let (whole, pieces) = content(Kind::V2, 3);
+    let (other, _) = content(Kind::V2, 4);
+    let wrong = Seed::new(other, pieces.clone());
+    let target = || Target::Named(whole.info().hashes().collect());
+    let mut world = World::new(target(), Options::default()).with([(wrong, 5)]);
+    (0..10).for_each(|_| world.step());
+    assert!(world.swarm.book.is_banned(&at(1)));
+    world.seeds.insert(at(2), (Seed::new(whole.clone(), pieces.clone()), 5));
+    let wire = world.swarm.wires()[0];
+    world.swarm.found(vec![at(2)], &wire);
+    world.has_all(&pieces);
+
+    let mut swarm = Swarm::new(target(), Options::default(), ID, 1).unwrap();
+    let wire = swarm.wires()[0];
+    swarm.found(vec![at(1)], &wire);
+    let key = swarm.dial(Duration::ZERO).unwrap().key;
+    swarm.joined(key, Duration::ZERO);
+    let reserved = Reserved::EXTENSION | Reserved::FAST;
+    let theirs = Handshake { reserved, info_hash: wire, peer_id: [5; 20] };
+    swarm.receive(key, &theirs.encode(), Duration::ZERO, Duration::ZERO);
+    let hello = format!("d1:md11:ut_metadatai7ee13:metadata_sizei{}ee", MAX_LENGTH + 1);
+    let hello = Message::Extended { id: extension::HANDSHAKE, payload: hello.as_bytes() };
+    assert!(stays(&mut swarm, key, &[hello, Message::Have(u32::MAX)]));
+    assert_eq!(swarm.peers[&key].metadata_length, None);
+}
+
+#[test]
+fn a_private_torrent_leaves_those_that_peers_told_of() {
+    let files = [noise(7, 100_000)];
+    let mut hasher = Hasher::new(Kind::V1, PIECE);
+    hasher.update(&files[0]);
+    hasher.end_file();
+    let file = NewFile { path: vec!["t".to_owned()], length: files[0].len() as u64 };
+    let mut builder = Builder::new(Kind::V1, "t", PIECE, vec![file]);
+    builder.private = true;
+    let whole = builder.build(&hasher.finish()).unwrap();
+    let info = whole.info().bytes();
+
+    let mut swarm =
+        Swarm::new(Target::Named(whole.info().hashes().collect()), Options::default(), ID, 1).unwrap();
+    let wire = swarm.wires()[0];
+    swarm.found(vec![at(1)], &wire);
+    let key = greet(&mut swarm);
+    let (ids, mut bytes) = (Extensions::OURS, Vec::new());
+    let added = [2, 3].map(|number| Contact { address: at(number), flags: 0 });
+    let payload = Pex { added: added.to_vec(), dropped: Vec::new() }.encode();
+    Message::Extended { id: ids.ut_pex.unwrap(), payload: &payload }.put(&mut bytes);
+    let hello = format!("d1:md11:ut_metadatai7ee13:metadata_sizei{}ee", info.len());
+    Message::Extended { id: extension::HANDSHAKE, payload: hello.as_bytes() }.put(&mut bytes);
+    swarm.receive(key, &bytes, Duration::ZERO, Duration::ZERO);
+    let stranger = greet(&mut swarm);
+    let dialed = swarm.dial(Duration::ZERO).unwrap().key;
+    assert!(swarm.peers.contains_key(&stranger) && swarm.dialing.contains_key(&dialed));
+
+    let payload = Part::answer(info, 0).encode();
+    assert!(stays(&mut swarm, key, &[Message::Extended { id: ids.ut_metadata.unwrap(), payload: &payload }]));
+    assert!(swarm.peers.keys().eq([&key]) && swarm.dialing.is_empty());
+    let closed = std::iter::from_fn(|| swarm.poll());
+    let closed: Vec<Key> =
+        closed.filter_map(|output| if let Output::Close(key) = output { Some(key) } else { None }).collect();
+    assert_eq!(closed, [stranger, dialed]);
+    assert_eq!(swarm.dial(Duration::from_secs(86_400)), None);
+}
+
+#[test]
+fn a_piece_that_one_peer_has_to_give_alone_is_had_from_another_when_it_chokes() {
+    let length = 1 << 18;
+    let whole = torrent(Kind::V2, length, &[noise(7, length as usize)]);
+    let (mut swarm, first) = greeted(&whole);
+    let wire = swarm.wires()[0];
+    swarm.found(vec![at(2)], &wire);
+    let second = greet(&mut swarm);
+    for key in [first, second] {
+        assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
+    }
+    let data = [1; BLOCK as usize];
+    let next = |swarm: &Swarm, key: Key| swarm.peers[&key].asked().front().copied();
+    let give = |block: Block| Message::Piece { piece: block.piece, begin: block.begin, data: &data };
+    // Together they give a wrong one.
+    for key in [first, second].into_iter().cycle().take(100) {
+        if let Some(block) = next(&swarm, key) {
+            assert!(stays(&mut swarm, key, &[give(block)]));
+        }
+        let complete = std::iter::from_fn(|| swarm.poll()).any(|output| matches!(output, Output::Piece(_)));
+        if complete {
+            break;
+        }
+    }
+    swarm.wrong(0, Duration::ZERO);
+    let (owner, other) = if next(&swarm, first).is_some() { (first, second) } else { (second, first) };
+    assert!(next(&swarm, owner).is_some() && next(&swarm, other).is_none());
+
+    let mut last: Vec<Message<'_>> = swarm.peers[&owner].asked().iter().copied().map(give).collect();
+    assert!(last.len() < 16, "it is not asked for all of the piece at once");
+    last.push(Message::Choke);
+    assert!(stays(&mut swarm, owner, &last));
+    swarm.tick(Duration::from_secs(1));
+    assert!(next(&swarm, other).is_some());
+}
+
+#[test]
+fn no_bytes_are_too_strange() {
+    let (whole, pieces) = content(Kind::Hybrid, 9);
+    for seed in 0..2_000 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (mut swarm, key) = greeted(&whole);
+        let mut words = Seed::new(whole.clone(), pieces.clone());
+        let theirs = Handshake { reserved: Reserved::FAST, info_hash: [1; 20], peer_id: [2; 20] };
+        let mut bytes = words.hear(&theirs.encode()).unwrap();
+        bytes.drain(..68);
+        for piece in 0..3 {
+            Message::Unchoke.put(&mut bytes);
+            Message::Piece { piece, begin: 0, data: &pieces[0][..BLOCK as usize] }.put(&mut bytes);
+        }
+        for _ in 0..random.usize(1..20) {
+            let place = random.usize(..bytes.len());
+            bytes[place] = random.u8(..);
+        }
+        for part in bytes.chunks(random.usize(1..3000)) {
+            swarm.receive(key, part, Duration::ZERO, Duration::from_secs(1));
+        }
+        swarm.tick(Duration::from_secs(500));
+        while swarm.poll().is_some() {}
+    }
+}
