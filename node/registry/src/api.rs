@@ -6,6 +6,8 @@
 //! | `POST nodes/ID/holdings` | the node itself |
 //! | `GET nodes/ID/preload` | the node itself |
 //! | `POST nodes/ID/preload` | the node itself |
+//! | `POST nodes/ID/certificate` | the node itself, with a certificate |
+//! | `GET nodes/torrents/RESOURCE` | any node |
 //! | `POST nodes/enrol` | whoever has a token |
 //! | `POST reports` | anybody |
 //!
@@ -18,6 +20,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
 use skerry_core::api::{Api, Call, ROOT};
@@ -25,12 +28,14 @@ use skerry_core::role::BoxFuture;
 use skerry_core::{Body, admin, problem};
 
 use crate::client::Membership;
-use crate::clock::now_ms;
+use crate::clock::{now_ms, wall_ms};
 use crate::control::Control;
 use crate::enrol::Enrolment;
 use crate::error::Refused;
+use crate::hex;
 use crate::identity::Caller;
-use crate::message::{self, Beat, EnrolRequest, HoldingsReport, Report};
+use crate::message::{self, Beat, EnrolRequest, HoldingsReport, RenewRequest, Report, TorrentsAnswer};
+use crate::pace::{Allowance, Pace};
 
 /// Largest beat, bytes.
 const MOST_BEAT: usize = 2 << 20;
@@ -40,6 +45,8 @@ const MOST_HOLDINGS: usize = 8 << 20;
 const MOST_TOLD: usize = 8 << 20;
 /// Largest request to enrol, and largest report, bytes.
 const MOST_SMALL: usize = 32 << 10;
+/// Reports that are taken from clients, who may be anybody.
+const REPORTS: Pace = Pace { burst: 100, per_second: 100 };
 /// How long a body may take to come in.
 const BODY: Duration = Duration::from_secs(30);
 
@@ -69,6 +76,8 @@ pub struct Endpoint {
     pub(crate) membership: Option<Arc<Membership>>,
     pub(crate) lists: OnceLock<Arc<dyn PreloadLists>>,
     pub(crate) listener: OnceLock<Arc<dyn ReportListener>>,
+    /// What clients may still report.
+    pub(crate) reports: Mutex<Allowance>,
     pub(crate) insecure_loopback: bool,
 }
 
@@ -80,6 +89,8 @@ enum Route<'a> {
     Holdings(&'a str),
     Preload(&'a str),
     Told(&'a str),
+    Renew(&'a str),
+    Torrents(&'a str),
     Report,
 }
 
@@ -94,13 +105,16 @@ impl<'a> Route<'a> {
                 Some(Self::Told(id))
             }
             (Some("nodes"), Some(id), Some("preload"), None) => Some(Self::Preload(id)),
+            (Some("nodes"), Some(id), Some("certificate"), None) => Some(Self::Renew(id)),
+            // Below what a node of that name has.
+            (Some("nodes"), Some("torrents"), Some(resource), None) => Some(Self::Torrents(resource)),
             (Some("reports"), None, _, _) => Some(Self::Report),
             _ => None,
         }
     }
 
     fn method(self) -> Method {
-        if matches!(self, Self::Preload(_)) { Method::GET } else { Method::POST }
+        if matches!(self, Self::Preload(_) | Self::Torrents(_)) { Method::GET } else { Method::POST }
     }
 
     /// Largest body, bytes.
@@ -108,9 +122,9 @@ impl<'a> Route<'a> {
         match self {
             Self::Beat => MOST_BEAT,
             Self::Holdings(_) => MOST_HOLDINGS,
-            Self::Enrol | Self::Report => MOST_SMALL,
+            Self::Enrol | Self::Renew(_) | Self::Report => MOST_SMALL,
             Self::Told(_) => MOST_TOLD,
-            Self::Preload(_) => 0,
+            Self::Preload(_) | Self::Torrents(_) => 0,
         }
     }
 }
@@ -166,10 +180,11 @@ impl Endpoint {
             return Err(refuse(StatusCode::NOT_FOUND, "this is not the fleet's control node"));
         }
         let permitted = match route {
-            Route::Beat => caller.known(self.insecure_loopback),
+            Route::Beat | Route::Torrents(_) => caller.known(self.insecure_loopback),
             Route::Holdings(id) | Route::Preload(id) | Route::Told(id) => {
                 caller.speaks_for(id, self.insecure_loopback)
             }
+            Route::Renew(id) => caller.speaks_for(id, false),
             Route::Enrol | Route::Report => Ok(()),
         };
         permitted.map_err(|refused| Box::new(refusal(&refused, caller)))?;
@@ -177,6 +192,9 @@ impl Endpoint {
     }
 
     fn act(&self, route: Route<'_>, caller: &Caller, body: &[u8], now_ms: u64) -> Response<Body> {
+        if let Err(refused) = self.pace(route, caller, body.len(), now_ms) {
+            return refusal(&refused, caller);
+        }
         let done = match (route, &self.control) {
             (Route::Report, _) => self.report(body, now_ms).map(|()| accepted()),
             (Route::Beat, Some(control)) => self.beat(control, caller, body, now_ms),
@@ -185,10 +203,25 @@ impl Endpoint {
                 .map(|answer| told(&answer)),
             (Route::Preload(id), Some(control)) => self.preload(control, id, now_ms),
             (Route::Told(id), Some(control)) => self.told(control, id, body, now_ms),
+            (Route::Renew(_), Some(control)) => self.renew(control, caller, body, now_ms),
+            (Route::Torrents(resource), Some(control)) => self.torrents(control, caller, resource, now_ms),
             (Route::Enrol, Some(control)) => self.enrol(control, body, now_ms),
             (_, None) => Ok(problem::response(StatusCode::NOT_FOUND, "this is not the fleet's control node")),
         };
         done.unwrap_or_else(|refused| refusal(&refused, caller))
+    }
+
+    /// Whether a node may send so much; before it is read.
+    fn pace(&self, route: Route<'_>, caller: &Caller, bytes: usize, now_ms: u64) -> Result<(), Refused> {
+        let node = match route {
+            Route::Holdings(id) | Route::Preload(id) | Route::Told(id) | Route::Renew(id) => Some(id),
+            Route::Beat | Route::Torrents(_) => caller.node.as_deref(),
+            Route::Enrol | Route::Report => None,
+        };
+        match (node, &self.control) {
+            (Some(node), Some(control)) => control.admit(node, bytes, now_ms),
+            _ => Ok(()),
+        }
     }
 
     fn beat(
@@ -200,7 +233,7 @@ impl Endpoint {
     ) -> Result<Response<Body>, Refused> {
         let beat: Beat = message::read(body)?;
         caller.speaks_for(&beat.node.id, self.insecure_loopback)?;
-        control.beat(beat, now_ms).map(|answer| told(&answer))
+        control.beat(beat, caller.address.ip(), now_ms).map(|answer| told(&answer))
     }
 
     fn preload(&self, control: &Control, id: &str, now_ms: u64) -> Result<Response<Body>, Refused> {
@@ -222,18 +255,54 @@ impl Endpoint {
         })
     }
 
+    fn torrents(
+        &self,
+        control: &Control,
+        caller: &Caller,
+        resource: &str,
+        now_ms: u64,
+    ) -> Result<Response<Body>, Refused> {
+        if let Some(id) = caller.node.as_deref().filter(|id| control.is_denied(id, now_ms)) {
+            return Err(Refused::Denied(id.to_owned()));
+        }
+        let resource = message::resource("resource", resource)?;
+        let hashes = control.torrents_of(&resource, now_ms);
+        Ok(told(&TorrentsAnswer { info_hashes: hashes.iter().map(|hash| hex::encode(hash)).collect() }))
+    }
+
     fn enrol(&self, control: &Control, body: &[u8], now_ms: u64) -> Result<Response<Body>, Refused> {
         let Some(enrolment) = &self.enrolment else {
             let detail = "this control node enrols nobody, since it has no `registry.ca_key_file`";
             return Ok(problem::response(StatusCode::NOT_FOUND, detail));
         };
         let request: EnrolRequest = message::read(body)?;
-        enrolment.enrol(control, &request, now_ms).map(|answer| told(&answer))
+        enrolment.enrol(control, &request, now_ms, wall_ms()).map(|answer| told(&answer))
+    }
+
+    fn renew(
+        &self,
+        control: &Control,
+        caller: &Caller,
+        body: &[u8],
+        now_ms: u64,
+    ) -> Result<Response<Body>, Refused> {
+        let Some(enrolment) = &self.enrolment else {
+            let detail = "this control node renews nothing, since it has no `registry.ca_key_file`";
+            return Ok(problem::response(StatusCode::NOT_FOUND, detail));
+        };
+        let request: RenewRequest = message::read(body)?;
+        enrolment.renew(control, caller, &request, now_ms, wall_ms()).map(|answer| told(&answer))
     }
 
     fn report(&self, body: &[u8], now_ms: u64) -> Result<(), Refused> {
         let report: Report = message::read(body)?;
         report.check()?;
+        if !self.reports.lock().take_whole(REPORTS, 1, now_ms) {
+            if let Some(control) = &self.control {
+                control.metrics().reports.with_label_values(&["refused"]).inc();
+            }
+            return Err(Refused::Busy);
+        }
         let report = Report { at_ms: now_ms, ..report };
         if let Some(control) = &self.control {
             control.report(report.clone(), now_ms)?;

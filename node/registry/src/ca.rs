@@ -216,6 +216,13 @@ pub fn der_of(pem: &str) -> Option<Vec<u8>> {
     (block.label == "CERTIFICATE").then_some(block.contents)
 }
 
+/// Whether a key (PEM) is that of a certificate (DER).
+pub(crate) fn belong_together(certificate: &[u8], key: &str) -> bool {
+    let Ok(key) = KeyPair::from_pem(key) else { return false };
+    let parsed = x509_parser::parse_x509_certificate(certificate);
+    parsed.is_ok_and(|(_, parsed)| *parsed.public_key().subject_public_key.data == *key.der_bytes())
+}
+
 /// Whether texts can be names in a certificate: host names or addresses.
 ///
 /// # Errors

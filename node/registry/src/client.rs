@@ -15,7 +15,7 @@ use skerry_core::role::BoxFuture;
 use tokio::sync::Notify;
 
 use crate::api::Endpoint;
-use crate::clock::{Steady, now_ms};
+use crate::clock::now_ms;
 use crate::error::{RegistryError, TransportError};
 use crate::fleet::{Holding, Node};
 use crate::identity::Caller;
@@ -25,8 +25,6 @@ use crate::message::Report;
 use crate::metrics::Metrics;
 use crate::random;
 
-/// How long the control node may take for an answer.
-const ANSWER: Duration = Duration::from_secs(10);
 /// Longest sleep; there is always a beat before.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
@@ -39,23 +37,34 @@ pub trait Transport: Send + Sync + 'static {
         path: &'a str,
         body: Bytes,
     ) -> BoxFuture<'a, Result<Reply, TransportError>>;
+
+    /// This node has another certificate: requests from now on are made with it.
+    ///
+    /// # Errors
+    /// Why it cannot be used; the one before stays.
+    fn renew(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// This node's membership, shared by all who have news for the control node.
 pub struct Membership {
     member: Mutex<Member>,
+    /// Why the control node refused the last request, if it did.
+    refused: Mutex<Option<String>>,
     news: Notify,
     metrics: Metrics,
 }
 
 impl Membership {
-    /// A node that describes itself so.
+    /// A node that describes itself so. `instance` is a random number of the machine.
     ///
     /// # Errors
     /// When the system gives no random numbers.
-    pub fn new(node: Node, metrics: Metrics) -> Result<Self, RegistryError> {
+    pub fn new(node: Node, instance: u64, metrics: Metrics) -> Result<Self, RegistryError> {
         let seed = u64::from_le_bytes(random::bytes().map_err(RegistryError::Random)?);
-        Ok(Self { member: Mutex::new(Member::new(node, seed, now_ms())), news: Notify::new(), metrics })
+        let member = Mutex::new(Member::new(node, instance, seed, now_ms()));
+        Ok(Self { member, refused: Mutex::default(), news: Notify::new(), metrics })
     }
 
     /// Something is held, more or less of it than before.
@@ -99,6 +108,7 @@ impl Membership {
         let (holdings, demand, reports) = member.waiting();
         json!({
             "reachable": member.reachable(),
+            "refused": *self.refused.lock(),
             "waiting": { "holdings": holdings, "demand": demand, "reports": reports },
         })
     }
@@ -120,17 +130,16 @@ impl Membership {
 
     /// Tells the control node all there is to tell, until the node leaves.
     pub async fn run(&self, transport: &dyn Transport, mut meter: Meter) {
-        let clock = Steady::start();
         let mut reached = None;
         loop {
-            let now_ms = clock.now_ms();
+            let now_ms = now_ms();
             if !meter.is_empty() && self.member.lock().beats(now_ms) {
                 let links = meter.links(now_ms);
                 self.member.lock().set_links(links);
             }
             let action = self.member.lock().next(now_ms);
             match action {
-                Action::Send(request) => self.send(transport, request, &clock, &mut reached).await,
+                Action::Send(request) => self.send(transport, request, &mut reached).await,
                 Action::Wait(until_ms) => {
                     let pause = Duration::from_millis(until_ms.saturating_sub(now_ms)).min(LONGEST_SLEEP);
                     tokio::select! {
@@ -143,22 +152,18 @@ impl Membership {
         }
     }
 
-    async fn send(
-        &self,
-        transport: &dyn Transport,
-        request: Request,
-        clock: &Steady,
-        reached: &mut Option<bool>,
-    ) {
-        let Request { path, body } = request;
-        let reply = within(ANSWER, transport.send(Method::POST, &path, body)).await;
-        let outcome = self.member.lock().answered(reply.as_ref().ok(), clock.now_ms());
+    async fn send(&self, transport: &dyn Transport, request: Request, reached: &mut Option<bool>) {
+        let Request { path, body, patience } = request;
+        let reply = within(patience, transport.send(Method::POST, &path, body)).await;
+        let outcome = self.member.lock().answered(reply.as_ref().ok(), now_ms());
         let word = match outcome {
             Outcome::Answered => "answered",
             Outcome::Refused => "refused",
             Outcome::Failed => "failed",
         };
         self.metrics.control_requests.with_label_values(&[word]).inc();
+        let refused = reply.as_ref().ok().filter(|_| outcome == Outcome::Refused).map(detail);
+        *self.refused.lock() = refused;
         let answered = outcome == Outcome::Answered;
         if *reached == Some(answered) {
             return;
@@ -167,13 +172,18 @@ impl Membership {
         match &reply {
             _ if answered => log::info!("the control node answers"),
             Ok(reply) => {
-                let detail = serde_json::from_slice::<Value>(&reply.body).ok();
-                let detail = detail.as_ref().and_then(|document| document["detail"].as_str()).unwrap_or("");
-                log::warn!(status = reply.status.as_u16(), path = path.as_str(); "the control node takes nothing: {detail}");
+                log::warn!(status = reply.status.as_u16(), path = path.as_str(); "the control node takes nothing: {}", detail(reply));
             }
             Err(error) => log::warn!("{error}; this node goes on serving and tries again"),
         }
     }
+}
+
+/// What a refusal says (RFC 9457).
+pub(crate) fn detail(reply: &Reply) -> String {
+    let document: Option<Value> = serde_json::from_slice(&reply.body).ok();
+    let detail = document.as_ref().and_then(|document| document["detail"].as_str());
+    detail.map_or_else(|| reply.status.to_string(), str::to_owned)
 }
 
 async fn within<T>(
@@ -255,7 +265,7 @@ mod tests {
         let (sender, mut sent) = mpsc::unbounded_channel();
         let node = Node { id: "a".into(), interval_seconds: 300, ..Node::default() };
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
-        let membership = Arc::new(Membership::new(node, metrics.clone()).unwrap());
+        let membership = Arc::new(Membership::new(node, 1, metrics.clone()).unwrap());
         let (running, transport) = (membership.clone(), Believer(sender));
         let run = tokio::spawn(async move { running.run(&transport, Meter::new(Vec::new())).await });
 
@@ -275,5 +285,36 @@ mod tests {
         membership.refresh_metrics();
         assert_eq!(metrics.reachable.get(), 1);
         assert_eq!(membership.status()["waiting"]["demand"], 0);
+        assert_eq!(membership.status()["refused"], Value::Null);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_in_its_own_words() {
+        struct Refuser(mpsc::UnboundedSender<()>);
+        impl Transport for Refuser {
+            fn send<'a>(
+                &'a self,
+                _: Method,
+                _: &'a str,
+                _: Bytes,
+            ) -> BoxFuture<'a, Result<Reply, TransportError>> {
+                // The second request comes after the first was answered.
+                self.0.send(()).unwrap();
+                let body = json!({ "detail": "two have one id" }).to_string().into();
+                Box::pin(std::future::ready(Ok(Reply { status: StatusCode::CONFLICT, body })))
+            }
+        }
+        let (sender, mut asked) = mpsc::unbounded_channel();
+        let node = Node { id: "a".into(), interval_seconds: 1, ..Node::default() };
+        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        let membership = Arc::new(Membership::new(node, 1, metrics).unwrap());
+        let running = membership.clone();
+        let run = tokio::spawn(async move { running.run(&Refuser(sender), Meter::new(Vec::new())).await });
+        for _ in 0..2 {
+            asked.recv().await.unwrap();
+        }
+        let status = membership.status();
+        assert_eq!((&status["reachable"], &status["refused"]), (&json!(false), &json!("two have one id")));
+        run.abort();
     }
 }

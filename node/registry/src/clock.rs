@@ -1,29 +1,19 @@
 //! Time, where it comes in.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::time::Instant;
-
-/// Now, milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
+/// Now by the system's clock, milliseconds since 1970: for what others check by theirs, as certificates.
+pub fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A clock that runs on from when it was started, whoever sets the system's meanwhile: a node's beats
-/// must not stop for an hour when somebody sets it back.
-pub(crate) struct Steady {
-    start: Instant,
-    start_ms: u64,
-}
-
-impl Steady {
-    pub(crate) fn start() -> Self {
-        Self { start: Instant::now(), start_ms: now_ms() }
-    }
-
-    pub(crate) fn now_ms(&self) -> u64 {
-        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.start_ms.saturating_add(elapsed)
-    }
+/// Now, milliseconds since 1970, by a clock that runs on from where the system's stood when the process
+/// first asked, whoever sets that one meanwhile: else a step of it would make all nodes dead or alive. Who
+/// is alive and what is old is told by this clock alone.
+pub fn now_ms() -> u64 {
+    static START: LazyLock<(Instant, u64)> = LazyLock::new(|| (Instant::now(), wall_ms()));
+    let (start, start_ms) = *START;
+    start_ms.saturating_add(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX))
 }

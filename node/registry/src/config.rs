@@ -39,7 +39,8 @@ pub struct RegistryConfig {
     pub region: String,
     /// Time between heartbeats; a node that is silent for two of them gets no clients.
     pub heartbeat_seconds: u64,
-    /// This node's certificate by the fleet's authority, with the authority's, PEM.
+    /// This node's certificate by the fleet's authority, with the authority's, PEM. A member renews it, and its
+    /// key: it must be able to write into their folder.
     pub certificate_file: PathBuf,
     /// Private key of that certificate, PEM.
     pub key_file: PathBuf,
@@ -47,7 +48,7 @@ pub struct RegistryConfig {
     pub ca_file: PathBuf,
     /// Private key of the fleet's authority, PEM; on the control node, which then can enrol nodes.
     pub ca_key_file: PathBuf,
-    /// How long the certificates of enrolled nodes are good.
+    /// How long certificates of nodes are good. A member renews its own when a third of that is left.
     pub certificate_days: u64,
     /// Take whoever calls from this machine at their word, without a certificate. For trying things out.
     pub insecure_loopback: bool,

@@ -7,26 +7,40 @@
 //!
 //! A node that was not heard for two of its intervals leaves the [`Fleet`] at the next tick, with its
 //! holdings, and comes back with its next heartbeat; it stays on record. Who holds what is kept as
-//! generations of lists, see [`crate::message`].
+//! generations of lists, see [`crate::message`]. Of two machines with one id one is refused:
+//! `control/rivals.rs` says which.
+//!
+//! Nodes are not believed about the time: what they tell of it is bounded by when it came in. `now_ms` is
+//! [`crate::clock::now_ms`] throughout, but in tests and simulations.
 
+mod record;
+mod rivals;
 mod state;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+pub(crate) use self::record::Enrolled;
+use self::record::Record;
+pub use self::record::{Revoked, Standing, Told};
+pub use self::rivals::Rival;
+use self::rivals::Rivals;
 use self::state::State;
 use crate::demand::{Demand, MOST_COUNTS, Resource};
 use crate::error::{KvError, Refused};
-use crate::fleet::{Fleet, Node};
-use crate::holdings::{self, MOST_OF_A_NODE, MOST_OF_A_PAGE, Row};
+use crate::fleet::{Fleet, MOST_TORRENTS};
+use crate::holdings::{self, MOST_OF_A_NODE, MOST_OF_A_PAGE, Page, Row};
 use crate::kv::{Event, Kv, Life};
-use crate::message::{Beat, BeatAnswer, HoldingsAnswer, HoldingsReport, Report};
+use crate::message::{Asked, Beat, BeatAnswer, HoldingsAnswer, HoldingsReport, Report};
 use crate::metrics::Metrics;
+use crate::pace::Limits;
 use crate::reports::{Kept, Reports};
 use crate::wishes::Wishes;
 use crate::{hex, identity};
@@ -35,49 +49,8 @@ use crate::{hex, identity};
 pub const MOST_NODES: usize = 20_000;
 /// How often counts of requests are written. They halve in a day, so this is all that a crash costs.
 const DEMAND_PERIOD_MS: u64 = 600_000;
-
-/// What is on record of a node.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Record {
-    node: Node,
-    /// The process and the batch that it sent last: a batch counts once.
-    boot: u64,
-    batch: u64,
-    /// It said that it ends.
-    left: bool,
-}
-
-/// What the operator gave a node.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Enrolled {
-    pub(crate) region: String,
-    #[serde(default)]
-    pub(crate) names: Vec<String>,
-    pub(crate) at_ms: u64,
-}
-
-/// Where a node stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Standing {
-    /// It is heard.
-    Live,
-    /// It missed its heartbeats.
-    Silent,
-    /// It said that it ends.
-    Left,
-}
-
-/// A node as operators see it.
-#[derive(Debug, Clone, Serialize)]
-pub struct Told {
-    /// What it said last.
-    pub node: Node,
-    /// Where it stands.
-    pub standing: Standing,
-    /// Resources that it holds something of.
-    pub holdings: usize,
-}
+/// Oldest time of a node's report that is believed: nothing waits there for longer.
+const OLDEST_REPORT_MS: u64 = 7 * 86_400_000;
 
 /// The registry of a control node. Calls write to a disk: not for threads that serve clients, but for
 /// [`Control::demand`], [`Control::wishes`] and the [`Fleet`], which are memory.
@@ -91,6 +64,8 @@ pub struct Control {
     demand_kept_ms: Mutex<u64>,
     reports: Reports,
     wishes: Wishes,
+    rivals: Rivals,
+    limits: Limits,
     /// Whether the last record could not be written: that is logged once.
     failing: AtomicBool,
     metrics: Metrics,
@@ -110,7 +85,7 @@ impl Control {
     ) -> Result<Self, KvError> {
         let demand = Demand::new(MOST_COUNTS);
         kv.list(&format!("demand/{owner}/"), now_ms, &mut |key, entry| {
-            if demand.load(&entry.value).is_none() {
+            if demand.load(&entry.value, now_ms).is_none() {
                 log::warn!(key; "counts of requests are left out, since they cannot be read");
             }
         })?;
@@ -124,6 +99,8 @@ impl Control {
             demand,
             demand_kept_ms: Mutex::new(now_ms),
             wishes: Wishes::default(),
+            rivals: Rivals::default(),
+            limits: Limits::default(),
             failing: AtomicBool::new(false),
             metrics,
         };
@@ -155,55 +132,98 @@ impl Control {
         &self.metrics
     }
 
-    /// Takes a heartbeat; the first one registers the node.
+    /// Whether a node may send a message of so many bytes now.
     ///
     /// # Errors
-    /// When the node was revoked, or the beat cannot be.
-    pub fn beat(&self, beat: Beat, now_ms: u64) -> Result<BeatAnswer, Refused> {
-        let taken = self.take_beat(beat, now_ms);
-        let result = if taken.is_ok() { "taken" } else { "refused" };
+    /// [`Refused::Busy`] when it sends more than is taken.
+    pub(crate) fn admit(&self, id: &str, bytes: usize, now_ms: u64) -> Result<(), Refused> {
+        self.limits.message(id, bytes, now_ms)
+    }
+
+    /// Takes a heartbeat that came from an address; the first one registers the node.
+    ///
+    /// # Errors
+    /// When the node was revoked or another machine has its id, and when the beat cannot be.
+    pub fn beat(&self, beat: Beat, from: IpAddr, now_ms: u64) -> Result<BeatAnswer, Refused> {
+        let taken = self.take_beat(beat, from, now_ms);
+        let result = match &taken {
+            Ok(_) => "taken",
+            Err(Refused::Rival(_)) => "rival",
+            Err(_) => "refused",
+        };
         self.metrics.heartbeats.with_label_values(&[result]).inc();
         taken
     }
 
-    fn take_beat(&self, beat: Beat, now_ms: u64) -> Result<BeatAnswer, Refused> {
+    fn take_beat(&self, beat: Beat, from: IpAddr, now_ms: u64) -> Result<BeatAnswer, Refused> {
         beat.check()?;
-        let Beat { mut node, boot, batch, leaving, demand, reports } = beat;
+        let Beat { mut node, instance, boot, batch, leaving, demand, reports } = beat;
+        let id = node.id.clone();
         let mut state = self.state.lock();
         self.catch_up(&mut state, now_ms);
-        state.admits(&node.id)?;
-        let before = state.nodes.get(&node.id);
+        state.admits(&id)?;
+        let before = state.nodes.get(&id).map(|known| &known.record);
         if before.is_none() && state.nodes.len() >= MOST_NODES {
             return Err(Refused::Full { what: "nodes", most: MOST_NODES });
         }
-        let counted = before.is_some_and(|known| known.record.boot == boot && known.record.batch >= batch);
-        if let Some(enrolled) = state.enrolled.get(&node.id).filter(|enrolled| !enrolled.region.is_empty()) {
+        if before.is_some_and(|before| !before.lets_in(instance, boot, now_ms)) {
+            // Who ends is no rival any more; it may be a last word that was long on its way.
+            if !leaving {
+                self.rivals.refused(&id, boot, from, now_ms);
+            }
+            return Err(Refused::Rival(id));
+        }
+        let counted = before.is_some_and(|before| before.boot == boot && before.batch >= batch);
+        let gone = before.map(|before| before.gone(instance, boot)).unwrap_or_default();
+        if let Some(enrolled) = state.enrolled.get(&id).filter(|enrolled| !enrolled.region.is_empty()) {
             node.region.clone_from(&enrolled.region);
         }
         node.seen_ms = now_ms;
-        let (key, region) = (format!("nodes/{}", node.id), node.region.clone());
-        let generation = state.holdings.get(&node.id).and_then(|holdings| holdings.generation);
-        self.keep(&mut state, &key, &json(&Record { node, boot, batch, left: leaving }), now_ms);
+        for link in &mut node.links {
+            link.measured_at_ms = link.measured_at_ms.min(now_ms);
+        }
+        let region = node.region.clone();
+        let generation = state.holdings.get(&id).and_then(|holdings| holdings.generation);
+        let record = Record { node: node.into(), instance, boot, batch, left: leaving, gone };
+        self.keep(&mut state, &format!("nodes/{id}"), &json(&record), now_ms);
         drop(state);
+        self.rivals.heard(&id, boot);
         if !counted {
-            for asked in demand {
-                if let Some(resource) = hex::decode(&asked.resource) {
-                    self.demand.count(&resource, &region, asked.requests, now_ms);
-                }
-            }
-            for report in reports {
-                self.metrics.reports.with_label_values(&["taken"]).inc();
-                self.reports.take(report, now_ms);
-            }
+            self.take_demand(&id, &region, demand, now_ms);
+            self.take_reports(&id, reports, now_ms);
         }
         Ok(BeatAnswer { generation })
+    }
+
+    /// Takes what a node's clients asked for; more than it can have served does not count.
+    fn take_demand(&self, id: &str, region: &str, mut demand: Vec<Asked>, now_ms: u64) {
+        let refused = self.limits.requests(id, &mut demand, now_ms);
+        self.metrics.demand_refused.inc_by(refused);
+        for asked in demand {
+            if let Some(resource) = hex::decode(&asked.resource) {
+                self.demand.count(&resource, region, asked.requests, now_ms);
+            }
+        }
+    }
+
+    /// Takes the reports of a node's clients; more than it may tell are dropped.
+    fn take_reports(&self, id: &str, reports: Vec<Report>, now_ms: u64) {
+        let taken = self.limits.reports(id, reports.len(), now_ms);
+        self.metrics.reports.with_label_values(&["taken"]).inc_by(taken as u64);
+        self.metrics.reports.with_label_values(&["refused"]).inc_by((reports.len() - taken) as u64);
+        let oldest_ms = now_ms.saturating_sub(OLDEST_REPORT_MS);
+        for report in reports.into_iter().take(taken) {
+            let at_ms = report.at_ms.clamp(oldest_ms, now_ms);
+            self.reports.take(Report { at_ms, ..report }, now_ms);
+        }
     }
 
     /// Takes what a node holds, or what has changed in it.
     ///
     /// # Errors
     /// [`Refused::Unknown`] when it has not registered, [`Refused::Generation`] when the report goes on
-    /// from a list that is not here, and when it was revoked or the report cannot be.
+    /// from a list that is not here, [`Refused::Rival`] when another process has the id, and when it was
+    /// revoked or the report cannot be.
     pub fn holdings(
         &self,
         id: &str,
@@ -216,8 +236,10 @@ impl Control {
         let mut state = self.state.lock();
         self.catch_up(&mut state, now_ms);
         state.admits(id)?;
-        if !state.nodes.contains_key(id) {
-            return Err(Refused::Unknown(id.to_owned()));
+        let record = state.nodes.get(id).map(|known| &known.record);
+        let record = record.ok_or_else(|| Refused::Unknown(id.to_owned()))?;
+        if report.boot.is_some_and(|boot| boot != record.boot) {
+            return Err(Refused::Rival(id.to_owned()));
         }
         let known = state.holdings.entry(id.to_owned()).or_default();
         if report.base.is_some() && report.base != known.generation {
@@ -252,12 +274,32 @@ impl Control {
         Ok(HoldingsAnswer { generation: report.generation })
     }
 
+    /// Info-hashes of a resource's torrents, as nodes named them that are on record, silent ones too: peers may
+    /// still have what no node has. Those that most nodes named come first, [`MOST_TORRENTS`] at most; nobody
+    /// has checked them. Looks through all nodes.
+    pub fn torrents_of(&self, resource: &Resource, now_ms: u64) -> Vec<[u8; 20]> {
+        let mut state = self.state.lock();
+        self.catch_up(&mut state, now_ms);
+        let lists = state.holdings.values();
+        let pages: Vec<Page> = lists.filter_map(|list| list.pages().get(&resource[0]).cloned()).collect();
+        drop(state);
+        let mut named: BTreeMap<[u8; 20], usize> = BTreeMap::new();
+        for page in &pages {
+            if let Ok(place) = page.binary_search_by(|row| row.resource.cmp(resource)) {
+                page[place].info_hashes.iter().for_each(|hash| *named.entry(*hash).or_default() += 1);
+            }
+        }
+        let mut named: Vec<([u8; 20], usize)> = named.into_iter().collect();
+        named.sort_by_key(|(_, nodes)| Reverse(*nodes));
+        named.into_iter().map(|(hash, _)| hash).take(MOST_TORRENTS).collect()
+    }
+
     /// Takes a report of a client, who may be anybody.
     ///
     /// # Errors
-    /// [`Refused::Busy`] when too many come, and when the report cannot be.
+    /// When the report cannot be.
     pub fn report(&self, report: Report, now_ms: u64) -> Result<(), Refused> {
-        let taken = report.check().and_then(|()| self.reports.take_limited(report, now_ms));
+        let taken = report.check().map(|()| self.reports.take(report, now_ms));
         let result = if taken.is_ok() { "taken" } else { "refused" };
         self.metrics.reports.with_label_values(&[result]).inc();
         taken
@@ -268,7 +310,8 @@ impl Control {
         self.reports.last(most)
     }
 
-    /// Throws a node out, for good: its id is never let in again. Tells whether it was known.
+    /// Throws a node out, for good: its id is never let in again, by whatever certificate. With its links and
+    /// holdings it is out of the fleet at once. Tells whether it was known.
     ///
     /// # Errors
     /// When it cannot be written down: then it may come back after a restart.
@@ -285,13 +328,16 @@ impl Control {
             Err(error) => return Err(error.into()),
         }
         self.catch_up(&mut state, now_ms);
-        let pages = state.holdings.get(id).map(holdings::Holdings::numbers).unwrap_or_default();
+        let pages: Vec<u8> =
+            state.holdings.get(id).into_iter().flat_map(|of| of.pages().keys().copied()).collect();
         for number in pages {
             self.discard(&mut state, &format!("holdings/{id}/{number:02x}"), now_ms);
         }
         for table in ["holdings", "enrolled", "nodes"] {
             self.discard(&mut state, &format!("{table}/{id}"), now_ms);
         }
+        drop(state);
+        self.rivals.forget(id);
         log::info!(node = id; "revoked");
         Ok(known)
     }
@@ -303,18 +349,31 @@ impl Control {
         state.admits(id).is_err()
     }
 
+    /// Machines that are refused, since another one has their id; by those ids.
+    pub fn rivals(&self) -> BTreeMap<String, Rival> {
+        self.rivals.all()
+    }
+
+    /// Every id that was thrown out.
+    pub fn revoked(&self, now_ms: u64) -> Vec<Revoked> {
+        let mut state = self.state.lock();
+        self.catch_up(&mut state, now_ms);
+        let revoked = state.denied.iter();
+        revoked.map(|(id, since_ms)| Revoked { id: id.clone(), since_ms: *since_ms }).collect()
+    }
+
     /// Every node on record, by id.
     pub fn nodes(&self, now_ms: u64) -> Vec<Told> {
         let mut state = self.state.lock();
         self.catch_up(&mut state, now_ms);
-        state.nodes.keys().filter_map(|id| state.told(id, now_ms)).collect()
+        state.nodes.keys().filter_map(|id| state.told(id, self.rivals.of(id), now_ms)).collect()
     }
 
     /// One node on record.
     pub fn node(&self, id: &str, now_ms: u64) -> Option<Told> {
         let mut state = self.state.lock();
         self.catch_up(&mut state, now_ms);
-        state.told(id, now_ms)
+        state.told(id, self.rivals.of(id), now_ms)
     }
 
     /// What time does: silent nodes leave, records expire, counts are written. A few times a second.
@@ -339,6 +398,8 @@ impl Control {
         }
         self.metrics.holdings.set(holdings as i64);
         self.metrics.demand.set(self.demand.len() as i64);
+        self.metrics.rivals.set(self.rivals.sweep(now_ms) as i64);
+        self.limits.sweep(now_ms);
         self.wishes.sweep(now_ms);
         if let Err(error) = self.kv.sweep(now_ms) {
             log::error!("expired records stay: {error}");
@@ -360,7 +421,7 @@ impl Control {
     pub fn keep_demand(&self, now_ms: u64) {
         for first in self.demand.take_changed() {
             let key = format!("demand/{}/{first:02x}", self.owner);
-            let written = match self.demand.page(first) {
+            let written = match self.demand.page(first, now_ms) {
                 Some(page) => self.kv.put(&key, &page, Life::forever(now_ms)).map(drop),
                 None => self.kv.delete(&key).map(drop),
             };

@@ -40,7 +40,8 @@ struct Shard {
     changed: BTreeSet<u8>,
 }
 
-/// A part of the table as it is kept: resources that begin with one byte.
+/// A part of the table as it is kept: resources that begin with one byte. After it stands when it was written,
+/// milliseconds since 1970.
 #[derive(Default, Serialize, Deserialize)]
 struct Page {
     regions: Vec<String>,
@@ -108,7 +109,7 @@ impl Demand {
     }
 
     /// The counts of resources that begin with a byte, to be kept; `None` when there are none.
-    pub(crate) fn page(&self, first: u8) -> Option<Vec<u8>> {
+    pub(crate) fn page(&self, first: u8, now_ms: u64) -> Option<Vec<u8>> {
         let shard = self.shards[usize::from(first) % SHARDS].lock();
         let of_page = shard.levels.iter().filter(|((resource, _), _)| resource[0] == first);
         let rows: Vec<_> = of_page.map(|((resource, region), level)| (*resource, *region, *level)).collect();
@@ -117,18 +118,22 @@ impl Demand {
             return None;
         }
         let page = Page { regions: self.regions.read().names.clone(), rows };
-        Some(postcard::to_stdvec(&page).expect("numbers and texts can always be written"))
+        Some(postcard::to_stdvec(&(page, now_ms)).expect("numbers and texts can always be written"))
     }
 
     /// Adds counts that were kept. `None` when they cannot be read; some may have been added by then.
-    pub(crate) fn load(&self, page: &[u8]) -> Option<()> {
-        let Page { regions, rows } = postcard::from_bytes(page).ok()?;
+    pub(crate) fn load(&self, page: &[u8], now_ms: u64) -> Option<()> {
+        let (Page { regions, rows }, written) = postcard::take_from_bytes(page).ok()?;
+        // An older version wrote no time.
+        let written_ms = if written.is_empty() { now_ms } else { postcard::from_bytes(written).ok()? };
+        // A clock that was ahead then wrote counts that would outrank all later ones.
+        let ahead = days(written_ms.saturating_sub(now_ms));
         let numbers: Vec<u16> = regions.iter().map(|name| self.number(name)).collect();
         for (resource, region, level) in rows {
             if !level.is_finite() {
                 return None;
             }
-            self.add(&resource, *numbers.get(usize::from(region))?, level);
+            self.add(&resource, *numbers.get(usize::from(region))?, level - ahead);
         }
         Some(())
     }
@@ -267,17 +272,34 @@ mod tests {
         assert!(demand.take_changed().is_empty());
         let again = Demand::new(1000);
         again.count(&resource(9), "elsewhere", 1, NOW);
-        again.load(&demand.page(1).unwrap()).unwrap();
+        again.load(&demand.page(1, NOW).unwrap(), NOW).unwrap();
         let mut rates = Vec::new();
         again.rates(NOW, |resource, region, rate| rates.push((resource[1], region.to_owned(), rate)));
         rates.sort();
         assert_eq!(rates.len(), 3);
         assert_eq!(rates[1], (0, "north".to_owned(), demand.rate(&resource(1), "north", NOW)));
         assert_eq!(rates[2].1, "south");
-        assert!(demand.page(3).is_none());
+        assert!(demand.page(3, NOW).is_none());
         for bytes in [b"".as_slice(), b"\xff\xff\xff\xff\xff", &[7; 100]] {
-            assert!(again.load(bytes).is_none());
+            assert!(again.load(bytes, NOW).is_none());
         }
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_does_not_outlive_the_process() {
+        let demand = Demand::new(1000);
+        demand.count(&resource(1), "", 100, NOW + 400 * DAY);
+        let page = demand.page(1, NOW + 400 * DAY).unwrap();
+        let again = Demand::new(1000);
+        again.count(&resource(0x101), "", 200, NOW);
+        again.load(&page, NOW).unwrap();
+        let rate = |number| again.rate(&resource(number), "", NOW);
+        near(rate(1), rate(0x101) / 2);
+        // What a version before wrote has no time.
+        let rows = vec![(resource(2), 0, days(NOW) + 200_f64.log2())];
+        let old = postcard::to_stdvec(&Page { regions: vec![String::new()], rows }).unwrap();
+        again.load(&old, NOW).unwrap();
+        near(rate(2), rate(0x101));
     }
 
     #[test]

@@ -170,6 +170,12 @@ pub enum Refused {
     /// The node was thrown out.
     #[error("node `{0}` was revoked; enrol it under another id")]
     Denied(String),
+    /// Another machine has the node's id, and is alive.
+    #[error(
+        "another machine is node `{0}`, and is alive: two have one id; stop one of them, or enrol it under an \
+         id of its own"
+    )]
+    Rival(String),
     /// The node has not registered.
     #[error("node `{0}` is not registered here; send a heartbeat first")]
     Unknown(String),
@@ -185,7 +191,7 @@ pub enum Refused {
         most: usize,
     },
     /// More at once than is taken.
-    #[error("more reports come in than are taken; try again later")]
+    #[error("more comes in than is taken; try again later")]
     Busy,
     /// A token that lets nobody in.
     #[error("the token is unknown, used or expired; an operator makes one with `skerry node token`")]
@@ -215,7 +221,7 @@ impl Refused {
             }
             Self::Nobody | Self::Other { .. } | Self::Denied(_) | Self::Token => StatusCode::FORBIDDEN,
             Self::Unknown(_) => StatusCode::NOT_FOUND,
-            Self::Generation => StatusCode::CONFLICT,
+            Self::Generation | Self::Rival(_) => StatusCode::CONFLICT,
             Self::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
             Self::Ca(_) | Self::Kv(_) | Self::Random(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -4,22 +4,29 @@
 //! changes, but for holdings, which are many and are looked up as they are now. Whoever hears of
 //! nodes (the registry's API, a simulation) writes through [`Fleet`]. Nodes that fell silent stay
 //! until they are removed: who decides looks at [`Node::alive`].
+//!
+//! A fleet may have ten thousand nodes with as many resources each, so neither a heartbeat nor a change
+//! of what one node holds may cost all of it: see [`Nodes`] for the one, pages of holdings for the other.
+
+mod holders;
+mod nodes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use self::holders::Holders;
+pub use self::nodes::Nodes;
 use crate::hex;
+use crate::holdings::{self, Page, Row};
 use crate::prefix::Prefix;
 
 /// Heartbeats in a row that a node may miss before nobody is sent to it any more.
 const MISSED: u64 = 2;
-/// Locks that holders are spread over.
-const SHARDS: usize = 64;
 
 /// A running box, as it last described itself.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -41,7 +48,8 @@ pub struct Node {
     pub capacity_bytes: u64,
     /// How much may be moved to it until its next preload plan, bytes.
     pub preload_window_bytes: u64,
-    /// When it was last heard, milliseconds since 1970, by the clock of who heard it.
+    /// When it was last heard, milliseconds since 1970, by the clock of who heard it
+    /// ([`crate::clock::now_ms`]).
     pub seen_ms: u64,
     /// Time between its heartbeats, seconds.
     pub interval_seconds: u32,
@@ -142,115 +150,13 @@ impl Holder {
     }
 }
 
-type Key = [u8; 32];
-type InfoHash = [u8; 20];
-
-/// Bytes of a resource's id; `None` unless it is 64 hex digits.
-fn key(resource: &str) -> Option<Key> {
-    hex::decode(resource)
-}
-
-/// An info-hash out of its 40 hex digits.
-pub(crate) fn info_hash(digits: &str) -> Option<InfoHash> {
-    hex::decode(digits)
-}
-
-/// Who holds what.
-struct Holdings {
-    /// The resource that is the content of a torrent, and how many nodes say so.
-    torrents: RwLock<HashMap<InfoHash, (Key, usize)>>,
-    shards: Vec<RwLock<HashMap<Key, Arc<[Holder]>>>>,
-    /// Each node's list, by its number.
-    lists: Mutex<HashMap<u32, List>>,
-}
-
-/// What one node holds.
-#[derive(Default)]
-struct List {
-    /// Ascending.
-    keys: Vec<Key>,
-    torrents: Vec<InfoHash>,
-}
-
-impl Holdings {
-    fn new() -> Self {
-        let shards = (0..SHARDS).map(|_| RwLock::default()).collect();
-        Self { torrents: RwLock::default(), shards, lists: Mutex::default() }
-    }
-
-    fn shard(&self, key: &Key) -> &RwLock<HashMap<Key, Arc<[Holder]>>> {
-        // Ids are hashes.
-        &self.shards[usize::from(key[0]) % SHARDS]
-    }
-
-    /// What a node has of a resource from now on; `None` is nothing.
-    fn set(&self, key: &Key, node: u32, holder: Option<Holder>) {
-        let mut shard = self.shard(key).write();
-        let before = shard.get(key);
-        let same = |other: &Holder| holder == Some(*other);
-        if before.is_some_and(|before| before.iter().any(same)) {
-            return;
-        }
-        let others = before.iter().flat_map(|before| before.iter().copied());
-        let mut after: Vec<Holder> = others.filter(|other| other.node != node).chain(holder).collect();
-        after.sort_unstable_by_key(|holder| holder.node);
-        if after.is_empty() {
-            shard.remove(key);
-        } else {
-            shard.insert(*key, after.into());
-        }
-    }
-
-    fn replace(&self, node: u32, holdings: &[Holding]) {
-        // Held throughout, so that lists of one node do not mix.
-        let mut lists = self.lists.lock();
-        let mut now = List::default();
-        now.keys.reserve(holdings.len());
-        for holding in holdings {
-            let Some(key) = key(&holding.resource) else { continue };
-            let &Holding { length, held_bytes, complete, .. } = holding;
-            self.set(&key, node, Some(Holder { node, length, held_bytes, complete }));
-            now.keys.push(key);
-            let hashes =
-                holding.info_hashes.iter().take(MOST_TORRENTS).filter_map(|digits| info_hash(digits));
-            for hash in hashes {
-                let mut torrents = self.torrents.write();
-                let (resource, nodes) = torrents.entry(hash).or_insert((key, 0));
-                // The first resource keeps it: a node may say what it wants of others' torrents.
-                if *resource == key {
-                    *nodes += 1;
-                    now.torrents.push(hash);
-                }
-            }
-        }
-        now.keys.sort_unstable();
-        now.keys.dedup();
-        let keys = now.keys.clone();
-        let before = if keys.is_empty() { lists.remove(&node) } else { lists.insert(node, now) };
-        let before = before.unwrap_or_default();
-        for hash in before.torrents {
-            let mut torrents = self.torrents.write();
-            if let Some((_, nodes)) = torrents.get_mut(&hash) {
-                *nodes -= 1;
-                if *nodes == 0 {
-                    torrents.remove(&hash);
-                }
-            }
-        }
-        for gone in before.keys.into_iter().filter(|key| keys.binary_search(key).is_err()) {
-            self.set(&gone, node, None);
-        }
-    }
-}
-
 /// The nodes at one moment.
 pub struct Snapshot {
     /// Grows with every change of the nodes; holdings do not count.
     pub version: u64,
     /// The nodes, silent ones included, in the order of their numbers.
-    pub nodes: Vec<Arc<Node>>,
-    numbers: Vec<u32>,
-    holdings: Arc<Holdings>,
+    pub nodes: Nodes,
+    holders: Arc<Holders>,
 }
 
 impl Snapshot {
@@ -260,12 +166,12 @@ impl Snapshot {
     /// # Panics
     /// When there is no such place.
     pub fn number(&self, place: usize) -> u32 {
-        self.numbers[place]
+        self.nodes.number(place).expect("a place of this snapshot")
     }
 
     /// Place in `nodes` of the node with a number.
     pub fn place(&self, number: u32) -> Option<usize> {
-        self.numbers.binary_search(&number).ok()
+        self.nodes.place(number)
     }
 
     /// The node with a number.
@@ -281,37 +187,41 @@ impl Snapshot {
     /// Who holds something of a resource now, by its id in hex digits, in the order of the nodes'
     /// numbers. Nodes may be among them that are silent, or not in this snapshot.
     pub fn holders(&self, resource: &str) -> Arc<[Holder]> {
-        let found = key(resource).and_then(|key| self.holdings.shard(&key).read().get(&key).cloned());
-        found.unwrap_or_default()
+        hex::decode(resource).map(|resource| self.holders.of(&resource)).unwrap_or_default()
     }
 
     /// Who holds something of the resource that is the content of a torrent, as [`Snapshot::holders`];
     /// `None` when no node has named its info-hash.
     pub fn holders_of(&self, info_hash: &[u8; 20]) -> Option<Arc<[Holder]>> {
-        let (key, _) = *self.holdings.torrents.read().get(info_hash)?;
-        Some(self.holdings.shard(&key).read().get(&key).cloned().unwrap_or_default())
+        Some(self.holders.of(&self.holders.content(info_hash)?))
     }
 
     /// The resource that is the content of a torrent: its id in hex digits.
     pub fn resource_of(&self, info_hash: &[u8; 20]) -> Option<String> {
-        let (key, _) = *self.holdings.torrents.read().get(info_hash)?;
-        Some(hex::encode(&key))
+        self.holders.content(info_hash).map(|resource| hex::encode(&resource))
     }
 }
 
-/// Nodes with their numbers, and the numbers of all there ever were.
+/// Nodes, and the numbers of all there ever were.
 #[derive(Default)]
 struct Known {
-    nodes: BTreeMap<u32, Arc<Node>>,
+    nodes: Nodes,
     numbers: HashMap<String, u32>,
     version: u64,
+}
+
+impl Known {
+    /// Number of a node that is in the fleet.
+    fn number(&self, id: &str) -> Option<u32> {
+        self.numbers.get(id).copied().filter(|number| self.nodes.place(*number).is_some())
+    }
 }
 
 /// What is known of the fleet now.
 pub struct Fleet {
     current: ArcSwap<Snapshot>,
     known: Mutex<Known>,
-    holdings: Arc<Holdings>,
+    holders: Arc<Holders>,
 }
 
 impl Default for Fleet {
@@ -323,10 +233,9 @@ impl Default for Fleet {
 impl Fleet {
     /// A fleet of no nodes.
     pub fn new() -> Self {
-        let holdings = Arc::new(Holdings::new());
-        let empty =
-            Snapshot { version: 0, nodes: Vec::new(), numbers: Vec::new(), holdings: holdings.clone() };
-        Self { current: ArcSwap::from_pointee(empty), known: Mutex::default(), holdings }
+        let holders = Arc::new(Holders::new());
+        let empty = Snapshot { version: 0, nodes: Nodes::default(), holders: holders.clone() };
+        Self { current: ArcSwap::from_pointee(empty), known: Mutex::default(), holders }
     }
 
     /// The nodes as they are now.
@@ -334,17 +243,17 @@ impl Fleet {
         self.current.load_full()
     }
 
-    /// Takes what nodes said: new ones are added, known ones replaced whole. Many at once cost as
-    /// much as one: a change copies the list of nodes.
-    pub fn hear(&self, nodes: impl IntoIterator<Item = Node>) {
+    /// Takes what nodes said: new ones are added, known ones replaced whole.
+    pub fn hear(&self, nodes: impl IntoIterator<Item: Into<Arc<Node>>>) {
         let mut known = self.known.lock();
         for node in nodes {
+            let node: Arc<Node> = node.into();
             let next = u32::try_from(known.numbers.len() + 1).unwrap_or(u32::MAX);
             let number = match known.numbers.get(&node.id) {
                 Some(number) => *number,
                 None => *known.numbers.entry(node.id.clone()).or_insert(next),
             };
-            known.nodes.insert(number, Arc::new(node));
+            known.nodes.put(number, node);
         }
         self.publish(&mut known);
     }
@@ -353,8 +262,8 @@ impl Fleet {
     pub fn remove(&self, id: &str) {
         let mut known = self.known.lock();
         let Some(number) = known.numbers.get(id).copied() else { return };
-        if known.nodes.remove(&number).is_some() {
-            self.holdings.replace(number, &[]);
+        if known.nodes.remove(number) {
+            self.holders.replace(number, BTreeMap::new());
             self.publish(&mut known);
         }
     }
@@ -362,21 +271,30 @@ impl Fleet {
     /// All that a node holds, in place of what it held before. Nothing happens when the node is not
     /// known; ids that are not 64 hex digits are left out.
     pub fn holds(&self, id: &str, holdings: &[Holding]) {
+        self.holds_pages(id, holdings::pages(holdings.iter().filter_map(Row::of)));
+    }
+
+    /// The same by pages, as they are kept.
+    pub(crate) fn holds_pages(&self, id: &str, pages: BTreeMap<u8, Page>) {
         let known = self.known.lock();
-        let number = known.numbers.get(id).copied().filter(|number| known.nodes.contains_key(number));
-        if let Some(number) = number {
-            self.holdings.replace(number, holdings);
+        if let Some(number) = known.number(id) {
+            self.holders.replace(number, pages);
+        }
+    }
+
+    /// One page of what a node holds, in place of what was there: costs what the page does, however much
+    /// else the node holds.
+    pub(crate) fn holds_page(&self, id: &str, page: u8, rows: Page) {
+        let known = self.known.lock();
+        if let Some(number) = known.number(id) {
+            self.holders.replace_page(number, page, rows);
         }
     }
 
     fn publish(&self, known: &mut Known) {
         known.version += 1;
-        self.current.store(Arc::new(Snapshot {
-            version: known.version,
-            nodes: known.nodes.values().cloned().collect(),
-            numbers: known.nodes.keys().copied().collect(),
-            holdings: self.holdings.clone(),
-        }));
+        let (version, nodes) = (known.version, known.nodes.clone());
+        self.current.store(Arc::new(Snapshot { version, nodes, holders: self.holders.clone() }));
     }
 }
 
@@ -434,6 +352,52 @@ mod tests {
         assert!(snapshot.holders(&"2".repeat(64)).is_empty());
         fleet.holds("a", &[holding('2', 20)]);
         assert!(snapshot.holders(&"2".repeat(64)).is_empty());
+    }
+
+    #[test]
+    fn a_page_changes_what_is_in_it_and_nothing_else() {
+        let fleet = Fleet::new();
+        fleet.hear([node("a"), node("b")]);
+        fleet.holds("a", &[holding('1', 10), holding('2', 10)]);
+        fleet.holds("b", &[holding('1', 10)]);
+        let rows = |holdings: &[Holding]| holdings::pages(holdings.iter().filter_map(Row::of));
+        let page = |holding: Holding| rows(&[holding]).into_iter().next().unwrap();
+        let (number, more) = page(holding('1', 1000));
+        fleet.holds_page("a", number, more.clone());
+        let held = |digit: char| {
+            let holders = fleet.snapshot().holders(&digit.to_string().repeat(64));
+            holders.iter().map(|holder| holder.held_bytes).collect::<Vec<_>>()
+        };
+        assert_eq!((held('1'), held('2')), (vec![1000, 10], vec![10]));
+        fleet.holds_page("a", number, Page::default());
+        assert_eq!((held('1'), held('2')), (vec![10], vec![10]));
+        fleet.holds_page("nobody", number, more);
+        assert_eq!(held('1'), [10]);
+        // What is left goes with the node.
+        fleet.remove("a");
+        assert_eq!((held('1').len(), held('2').len()), (1, 0));
+    }
+
+    #[test]
+    fn a_torrent_is_known_while_somebody_names_it() {
+        let fleet = Fleet::new();
+        fleet.hear([node("a"), node("b")]);
+        let named = |digit: char, hash: &str| Holding {
+            info_hashes: vec![hash.repeat(40), hash.repeat(40), "odd".into()],
+            ..holding(digit, 1000)
+        };
+        let content = |hash: u8| fleet.snapshot().resource_of(&[hash; 20]).map(|id| id[..1].to_owned());
+        fleet.holds("a", &[named('1', "a")]);
+        fleet.holds("b", &[named('2', "a"), named('3', "b")]);
+        assert_eq!((content(0xaa).as_deref(), content(0xbb).as_deref()), (Some("1"), Some("3")));
+        assert_eq!(fleet.snapshot().holders_of(&[0xaa; 20]).unwrap()[0].node, 1);
+        // Who was first keeps it until it goes.
+        fleet.holds("a", &[holding('1', 1000)]);
+        assert_eq!(content(0xaa).as_deref(), Some("2"));
+        fleet.holds("b", &[named('2', "b"), named('3', "b")]);
+        assert_eq!((content(0xaa), content(0xbb).as_deref()), (None, Some("3")));
+        fleet.remove("b");
+        assert_eq!((content(0xbb), fleet.snapshot().holders_of(&[0xbb; 20])), (None, None));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Who calls: node ids, and the certificates that vouch for them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use skerry_core::api::Call;
+use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
-use crate::clock::now_ms;
+use crate::clock::wall_ms;
 use crate::error::Refused;
 
 /// Before a node's id in the name (SAN URI) of its certificate.
@@ -25,12 +27,14 @@ pub struct Caller {
     pub address: SocketAddr,
     /// Whether that is this machine's loopback.
     pub local: bool,
+    /// That certificate (DER).
+    pub(crate) certificate: Option<Arc<[u8]>>,
 }
 
 impl Caller {
     /// Somebody at an address, with the node of a verified certificate if there is one.
     pub fn new(node: Option<String>, address: SocketAddr) -> Self {
-        Self { node, address, local: address.ip().to_canonical().is_loopback() }
+        Self { node, address, local: address.ip().to_canonical().is_loopback(), certificate: None }
     }
 
     /// Whether anybody vouches for the caller. With `insecure_loopback`, whoever is on this machine
@@ -57,16 +61,16 @@ impl Caller {
 
 impl From<&Call> for Caller {
     fn from(call: &Call) -> Self {
-        let now = now_ms() / 1000;
+        let now = wall_ms() / 1000;
         // A resumed session brings its certificate along, however old.
-        let certificate = call.certificate.as_deref().filter(|certificate| ends(certificate) > Some(now));
-        let caller = Self::new(certificate.and_then(node_of), call.client);
+        let certificate = call.certificate.as_ref().filter(|certificate| ends(certificate) > Some(now));
+        let caller = Self::new(certificate.and_then(|certificate| node_of(certificate)), call.client);
         let fields = call.request.headers();
         let is_passed_on =
             ["forwarded", "x-forwarded-for", "via"].iter().any(|name| fields.contains_key(*name));
         // Behind a proxy on this machine everybody seems to be here.
         let local = caller.local && call.via.ip().to_canonical().is_loopback() && !is_passed_on;
-        Self { local, ..caller }
+        Self { local, certificate: certificate.cloned(), ..caller }
     }
 }
 
@@ -75,31 +79,57 @@ pub fn uri(id: &str) -> String {
     format!("{URI}{id}")
 }
 
-/// The node that a certificate (DER) was made for: its SAN URI `skerry://node/ID`, or its common name
-/// when it has no URI. Only for certificates that were verified against the fleet's authority.
+/// The node that a certificate (DER) was made for: its SAN URI `skerry://node/ID`, which every certificate
+/// of the authority has. Nothing else counts: a common name is whatever somebody wrote there. Only for
+/// certificates that were verified against the fleet's authority.
 pub fn node_of(certificate: &[u8]) -> Option<String> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let names = certificate.subject_alternative_name().ok()?;
-    let names = names.iter().flat_map(|names| &names.value.general_names);
-    let uris: Vec<&str> = names
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
-            _ => None,
-        })
-        .collect();
-    let id = match uris.as_slice() {
-        [] => certificate.subject().iter_common_name().next()?.as_str().ok()?,
-        [uri] => uri.strip_prefix(URI)?,
-        // It could be taken for either.
-        _ => return None,
-    };
-    is_id(id).then(|| id.to_owned())
+    let mut uris = alternative_names(&parse(certificate)?, |name| match name {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    })?;
+    // With two it could be taken for either.
+    let uri = uris.pop().filter(|_| uris.is_empty())?;
+    uri.strip_prefix(URI).filter(|id| is_id(id)).map(str::to_owned)
+}
+
+/// Host names and addresses of a certificate (DER).
+pub(crate) fn names_of(certificate: &[u8]) -> Option<Vec<String>> {
+    alternative_names(&parse(certificate)?, |name| match name {
+        GeneralName::DNSName(host) => Some((*host).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from))
+                .ok()
+                .map(|address| address.to_string())
+        }
+        _ => None,
+    })
+}
+
+/// When a certificate (DER) begins and ends, seconds since 1970.
+pub fn validity(certificate: &[u8]) -> Option<(u64, u64)> {
+    let certificate = parse(certificate)?;
+    let validity = certificate.validity();
+    let seconds = |time: i64| u64::try_from(time).ok();
+    Some((seconds(validity.not_before.timestamp())?, seconds(validity.not_after.timestamp())?))
 }
 
 /// When a certificate (DER) ends, seconds since 1970.
 pub fn ends(certificate: &[u8]) -> Option<u64> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    u64::try_from(certificate.validity().not_after.timestamp()).ok()
+    validity(certificate).map(|(_, ends)| ends)
+}
+
+fn parse(certificate: &[u8]) -> Option<X509Certificate<'_>> {
+    x509_parser::parse_x509_certificate(certificate).ok().map(|(_, certificate)| certificate)
+}
+
+/// Those of a certificate's alternative names that are taken; `None` when they cannot be read.
+fn alternative_names(
+    certificate: &X509Certificate<'_>,
+    take: impl Fn(&GeneralName<'_>) -> Option<String>,
+) -> Option<Vec<String>> {
+    let names = certificate.subject_alternative_name().ok()?;
+    Some(names.iter().flat_map(|names| &names.value.general_names).filter_map(take).collect())
 }
 
 /// Whether a text can be a node's id: as `node.name`, at most 64 bytes.
@@ -155,7 +185,7 @@ mod tests {
     #[test]
     fn what_is_no_certificate_names_nobody() {
         for bytes in [b"".as_slice(), b"\x30\x82\xff\xff", &[0x30; 64], &[0xff; 300]] {
-            assert_eq!((node_of(bytes), ends(bytes)), (None, None));
+            assert_eq!((node_of(bytes), ends(bytes), names_of(bytes)), (None, None, None));
         }
     }
 }

@@ -16,7 +16,7 @@
 //! | `demand/OWNER/PP` | postcard: decayed counts that the control node OWNER made | for ever |
 //! | `reports/NNNN` | JSON: a failed verification; a ring | until the ring comes round |
 //! | `preload/...` | the preloader's | as it says |
-//! | `tokens/SHA256` | JSON: what an enrolment token is for, and whether it was used | until it expires |
+//! | `tokens/SHA256` | JSON: what an enrolment token is for, with its configuration, and whether it was used | until it expires |
 
 mod memory;
 mod rocks;

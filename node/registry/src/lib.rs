@@ -8,12 +8,13 @@
 //! loses the control node goes on serving, queues what it has to tell, and catches up.
 //!
 //! Nodes know each other by certificates ([`identity`]) of the fleet's own authority ([`ca`]), which a
-//! machine gets for a one-time token ([`enrol`]). The [`api`] lets a node speak for itself alone.
+//! machine gets for a one-time token ([`enrol`]) and renews by itself. The [`api`] lets a node speak for
+//! itself alone, and of two machines with one id one.
 
 pub mod api;
 pub mod ca;
 pub mod client;
-mod clock;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod demand;
@@ -23,13 +24,16 @@ pub mod fleet;
 pub mod hex;
 mod holdings;
 pub mod identity;
+mod instance;
 pub mod interfaces;
 pub mod kv;
 pub mod member;
 pub mod message;
 mod metrics;
+mod pace;
 pub mod prefix;
 mod random;
+mod renew;
 mod reports;
 pub mod role;
 pub mod wishes;
@@ -39,7 +43,7 @@ pub use client::{InProcess, Membership, Transport};
 pub use config::{LinkConfig, RegistryConfig};
 pub use control::Control;
 pub use error::{CaError, KvError, Refused, RegistryError, TransportError};
-pub use fleet::{Fleet, Holding, Link, Node, PeerPort, Snapshot};
+pub use fleet::{Fleet, Holding, Link, Node, Nodes, PeerPort, Snapshot};
 pub use identity::Caller;
 pub use kv::{Kv, MemoryKv, RocksKv};
 pub use member::{Member, Reply};

@@ -5,7 +5,8 @@
 //! A batch is sent until it is answered, as it was, so that it counts once. Holdings go in messages of
 //! their own, when they changed: what is new since the last answer, or all of it when the control node
 //! lost the thread. When the control node is away everything waits, bounded, and the node tries again
-//! after a time that grows and is never quite the same, so that a fleet does not come back as one.
+//! after a time that grows and is never quite the same, so that a fleet does not come back as one. A list
+//! that does not go through is told in smaller parts.
 //!
 //! One request at a time:
 //!
@@ -21,6 +22,7 @@
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -40,6 +42,13 @@ const LONGEST_WAIT_MS: (u64, u64) = (5_000, 60_000);
 const HOLDINGS_GAP_MS: u64 = 1_000;
 /// Least time between two beats that catch up with what waits, milliseconds.
 const CATCH_UP_GAP_MS: u64 = 1_000;
+/// Bounds of how long a beat may go unanswered, milliseconds; between them it is half an interval, so that the
+/// next try still comes in time.
+const BEAT_PATIENCE_MS: (u64, u64) = (1_000, 10_000);
+/// Bounds of the same for holdings; between them it is an interval.
+const HOLDINGS_PATIENCE_MS: (u64, u64) = (2_000, 10_000);
+/// Fewest holdings that one message is cut down to.
+const FEWEST_HELD: usize = 100;
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +68,8 @@ pub struct Request {
     pub path: String,
     /// Its body.
     pub body: Bytes,
+    /// How long its answer may take.
+    pub patience: Duration,
 }
 
 /// What came of a request.
@@ -90,6 +101,8 @@ enum Flight {
 /// A node in its fleet.
 pub struct Member {
     node: Node,
+    /// Random number of this machine.
+    instance: u64,
     /// Random number of this process.
     boot: u64,
     interval_ms: u64,
@@ -103,6 +116,8 @@ pub struct Member {
     holdings_ms: u64,
     failures: u32,
     retry_ms: u64,
+    /// Holdings of one message, at most.
+    most_held: usize,
     /// Whether the control node answered our last beat.
     known: bool,
     leaving: bool,
@@ -117,12 +132,13 @@ pub struct Member {
 }
 
 impl Member {
-    /// A node that describes itself so; `node.interval_seconds` is the time between its beats. `seed`
-    /// is a random number, another one for every process.
-    pub fn new(node: Node, seed: u64, now_ms: u64) -> Self {
+    /// A node that describes itself so; `node.interval_seconds` is the time between its beats. `instance`
+    /// is a random number of the machine, `seed` another one for every process.
+    pub fn new(node: Node, instance: u64, seed: u64, now_ms: u64) -> Self {
         Self {
             interval_ms: u64::from(node.interval_seconds.max(1)) * 1000,
             node,
+            instance,
             boot: seed,
             random: fastrand::Rng::with_seed(seed),
             flight: None,
@@ -131,6 +147,7 @@ impl Member {
             holdings_ms: 0,
             failures: 0,
             retry_ms: 0,
+            most_held: MOST_HELD,
             known: false,
             leaving: false,
             left: false,
@@ -265,6 +282,7 @@ impl Member {
             (Flight::Holdings { generation, .. }, Some(_)) => {
                 self.acknowledged = Some(generation);
                 if self.changed.is_empty() {
+                    self.most_held = MOST_HELD;
                     self.holdings_ms = now_ms.saturating_add(HOLDINGS_GAP_MS);
                 }
             }
@@ -274,6 +292,8 @@ impl Member {
                 if let Some(status) = status {
                     return self.holdings_refused(status, now_ms);
                 }
+                // The way may be too slow for so many.
+                self.most_held = (self.most_held / 2).max(FEWEST_HELD);
             }
         }
         if taken.is_some() {
@@ -282,7 +302,12 @@ impl Member {
             return Outcome::Answered;
         }
         self.known = false;
-        self.retry_ms = now_ms.saturating_add(self.wait_ms());
+        let wait_ms = match status {
+            // Another machine has this id. That one may be gone at any time, or be the one before a new disk.
+            Some(StatusCode::CONFLICT) => self.interval_ms / 2,
+            _ => self.wait_ms(),
+        };
+        self.retry_ms = now_ms.saturating_add(wait_ms);
         self.failures = self.failures.saturating_add(1);
         if status.is_some_and(|status| status.is_client_error()) { Outcome::Refused } else { Outcome::Failed }
     }
@@ -290,7 +315,8 @@ impl Member {
     /// Beats go on as they were.
     fn holdings_refused(&mut self, status: StatusCode, now_ms: u64) -> Outcome {
         match status {
-            // It has another list than we thought, or does not know us any more: that is no failure.
+            // It has another list than we thought, or does not know us any more: that is no failure. When another
+            // process has this id, the next beat will tell.
             StatusCode::CONFLICT | StatusCode::NOT_FOUND => {
                 self.known &= status == StatusCode::CONFLICT;
                 self.holdings_ms = now_ms.saturating_add(HOLDINGS_GAP_MS);
@@ -308,6 +334,7 @@ impl Member {
         let Batch { number, asked, reports } = self.queue.batch(MOST_ASKED, MOST_REPORTS);
         let beat = Beat {
             node: self.node.clone(),
+            instance: self.instance,
             boot: self.boot,
             batch: number,
             leaving: self.leaving,
@@ -318,14 +345,14 @@ impl Member {
         self.beaten_ms = now_ms;
         // From one beat to the next, whenever it is answered.
         self.beat_ms = now_ms.saturating_add(self.interval_ms);
-        request("nodes".to_owned(), &beat)
+        request("nodes".to_owned(), &beat, self.interval_ms / 2, BEAT_PATIENCE_MS)
     }
 
     fn report_holdings(&mut self) -> Request {
         let base = self.acknowledged;
         let mut resources = BTreeSet::new();
         let (mut held, mut dropped) = (Vec::new(), Vec::new());
-        while resources.len() < MOST_HELD
+        while resources.len() < self.most_held
             && let Some(resource) = self.changed.pop_first()
         {
             match self.held.get(&resource) {
@@ -338,9 +365,10 @@ impl Member {
         }
         self.generation += 1;
         let generation = self.generation;
-        let report = HoldingsReport { generation, base, held, dropped };
+        let report = HoldingsReport { boot: Some(self.boot), generation, base, held, dropped };
         self.flight = Some(Flight::Holdings { generation, resources });
-        request(format!("nodes/{}/holdings", self.node.id), &report)
+        let path = format!("nodes/{}/holdings", self.node.id);
+        request(path, &report, self.interval_ms, HOLDINGS_PATIENCE_MS)
     }
 
     /// The next message begins a new list with all that is held.
@@ -357,9 +385,14 @@ impl Member {
     }
 }
 
-fn request<T: Serialize>(path: String, message: &T) -> Request {
+fn request<T: Serialize>(path: String, message: &T, patience_ms: u64, bounds: (u64, u64)) -> Request {
     let body = serde_json::to_vec(message).expect("texts and numbers can always be written");
-    Request { path: format!("{}{path}", skerry_core::api::ROOT), body: body.into() }
+    let path = format!("{}{path}", skerry_core::api::ROOT);
+    Request {
+        path,
+        body: body.into(),
+        patience: Duration::from_millis(patience_ms.clamp(bounds.0, bounds.1)),
+    }
 }
 
 #[cfg(test)]

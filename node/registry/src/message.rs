@@ -3,11 +3,13 @@
 //!
 //! A beat carries what a node is, and a batch of counts and reports; it is sent again until it is
 //! answered, and a batch that is known counts once. A list of holdings has generations: each message
-//! names the one it goes on from, or none when it begins anew.
+//! names the one it goes on from, or none when it begins anew. Both name the process that speaks: of two
+//! machines with one id one gets 409.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::demand::Resource;
 use crate::error::Refused;
 use crate::fleet::{Holding, Link, Node, PeerPort};
 use crate::{hex, identity};
@@ -30,12 +32,18 @@ pub const MOST_ASKED: usize = 4096;
 pub const MOST_REPORTS: usize = 256;
 /// Holdings of one message, added or dropped, at most.
 pub const MOST_HELD: usize = 10_000;
+/// Longest configuration that enrolment hands out, bytes: half of the file that a box takes, so that there is
+/// room for what enrolment adds.
+pub const MOST_CONFIGURATION: usize = 128 << 10;
 
 /// `POST nodes`: a node registers, and says that it is well.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Beat {
     /// What it is.
     pub node: Node,
+    /// A random number of the node's machine, the same in all its processes; 0 when it does not tell.
+    #[serde(default)]
+    pub instance: u64,
     /// A random number of the node's process.
     pub boot: u64,
     /// Number of the batch of counts and reports below; a process' batches have rising numbers.
@@ -56,7 +64,8 @@ pub struct Beat {
 pub struct Asked {
     /// Its id, 64 hex digits.
     pub resource: String,
-    /// Requests.
+    /// Requests since the batch before. Of all of a node's no more count than it can have served: 100,000 a
+    /// second, and up to 60 million that waited.
     pub requests: u32,
 }
 
@@ -71,6 +80,9 @@ pub struct BeatAnswer {
 /// `POST nodes/ID/holdings`: what a node holds, or what has changed in it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct HoldingsReport {
+    /// The number of the node's process, as in its beats; `None` when it does not tell.
+    #[serde(default)]
+    pub boot: Option<u64>,
     /// Generation of the list after this.
     pub generation: u64,
     /// Generation that this goes on from; `None` begins a new list.
@@ -130,6 +142,31 @@ pub struct EnrolAnswer {
     pub certificate: String,
     /// The authority's certificate, PEM.
     pub ca: String,
+    /// The configuration that the operator gave it, TOML; empty when none.
+    #[serde(default)]
+    pub configuration: String,
+}
+
+/// The answer to `GET nodes/torrents/RESOURCE`: what else peers may know a resource by.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TorrentsAnswer {
+    /// Info-hashes of its torrents, as handshakes name them: 40 hex digits each. Those that most nodes named
+    /// come first; nobody has checked them.
+    pub info_hashes: Vec<String>,
+}
+
+/// `POST nodes/ID/certificate`: a node wants another certificate before its own ends.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// A certificate signing request (PKCS #10) of a new key, PEM. Only its key counts.
+    pub csr: String,
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RenewAnswer {
+    /// Its certificate and the authority's, PEM.
+    pub certificate: String,
 }
 
 /// A message from its JSON.
@@ -259,11 +296,9 @@ pub(crate) fn text(path: &str, text: &str, most: usize) -> Result<(), Refused> {
     Ok(())
 }
 
-fn resource(path: &str, id: &str) -> Result<(), Refused> {
-    match hex::decode::<32>(id) {
-        Some(_) => Ok(()),
-        None => Err(Refused::field(path, "must be a resource id: 64 hex digits")),
-    }
+/// The resource of an id.
+pub(crate) fn resource(path: &str, id: &str) -> Result<Resource, Refused> {
+    hex::decode(id).ok_or_else(|| Refused::field(path, "must be a resource id: 64 hex digits"))
 }
 
 fn at_most(path: &str, count: usize, most: usize) -> Result<(), Refused> {
@@ -291,7 +326,7 @@ mod tests {
         let resource = "0".repeat(64);
         let demand = vec![Asked { resource: resource.clone(), requests: 3 }];
         let reports = vec![Report { resource, chunk: Some(1), ..Report::default() }];
-        Beat { node, boot: u64::MAX, batch: 1, leaving: false, demand, reports }
+        Beat { node, instance: 9, boot: u64::MAX, batch: 1, leaving: false, demand, reports }
     }
 
     fn refusal(change: impl FnOnce(&mut Beat)) -> String {
@@ -365,7 +400,8 @@ mod tests {
             complete: false,
             ..Holding::default()
         };
-        let report = |held, dropped| HoldingsReport { generation: 1, base: None, held, dropped };
+        let report =
+            |held, dropped| HoldingsReport { generation: 1, held, dropped, ..HoldingsReport::default() };
         report(vec![held(1)], vec!["0".repeat(64)]).check().unwrap();
         assert!(report(vec![held(2)], vec![]).check().is_err());
         assert!(report(vec![], vec!["0".into()]).check().is_err());

@@ -9,10 +9,14 @@ pub struct Metrics {
     pub(crate) nodes: IntGaugeVec,
     pub(crate) holdings: IntGauge,
     pub(crate) demand: IntGauge,
+    pub(crate) demand_refused: IntCounter,
+    pub(crate) rivals: IntGauge,
     pub(crate) heartbeats: IntCounterVec,
     pub(crate) reports: IntCounterVec,
     pub(crate) enrolments: IntCounterVec,
+    pub(crate) renewals: IntCounterVec,
     pub(crate) write_failures: IntCounter,
+    pub(crate) certificate_ends: IntGauge,
     pub(crate) reachable: IntGauge,
     pub(crate) control_requests: IntCounterVec,
     pub(crate) queued: IntGaugeVec,
@@ -39,9 +43,17 @@ impl Metrics {
             )?,
             holdings: gauge("skerry_registry_holdings", "Holdings of all nodes on record.")?,
             demand: gauge("skerry_registry_demand_counts", "Counts of requests by resource and region.")?,
+            demand_refused: counter(
+                "skerry_registry_demand_refused_total",
+                "Requests that nodes told of beyond what a node can serve; they do not count.",
+            )?,
+            rivals: gauge(
+                "skerry_registry_rivals",
+                "Ids that two machines used in the last ten minutes; one of them is refused.",
+            )?,
             heartbeats: counters(
                 "skerry_registry_heartbeats_total",
-                "Heartbeats that came in: taken, refused.",
+                "Heartbeats that came in: taken, refused, rival (another machine has the id).",
                 "result",
             )?,
             reports: counters(
@@ -53,6 +65,15 @@ impl Metrics {
                 "skerry_registry_enrolments_total",
                 "Machines that wanted to become nodes: taken, refused.",
                 "result",
+            )?,
+            renewals: counters(
+                "skerry_registry_renewals_total",
+                "Certificates renewed, at the control node and at the node: taken, refused.",
+                "result",
+            )?,
+            certificate_ends: gauge(
+                "skerry_registry_certificate_ends_timestamp_seconds",
+                "When this node's certificate ends, seconds since 1970; 0 without one.",
             )?,
             write_failures: counter(
                 "skerry_registry_write_failures_total",

@@ -6,14 +6,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{KvError, Refused};
+use crate::error::KvError;
 use crate::kv::{Kv, Life};
 use crate::message::Report;
 
 /// Reports that are kept.
 const MOST_KEPT: usize = 1024;
-/// Reports that are taken from clients in a second: anybody may send them.
-const PER_SECOND: u32 = 100;
 
 /// A report, and its number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,12 +22,9 @@ pub struct Kept {
     pub report: Report,
 }
 
-#[derive(Default)]
 struct Ring {
     kept: VecDeque<Kept>,
     next: u64,
-    second: u64,
-    within: u32,
 }
 
 /// The last reports.
@@ -48,23 +43,7 @@ impl Reports {
         })?;
         kept.sort_unstable_by_key(|kept| kept.number);
         let next = kept.last().map_or(0, |last| last.number.saturating_add(1));
-        Ok(Self { kv, ring: Mutex::new(Ring { kept: kept.into(), next, ..Ring::default() }) })
-    }
-
-    /// Takes one of a client, who may be anybody.
-    pub(crate) fn take_limited(&self, report: Report, now_ms: u64) -> Result<(), Refused> {
-        {
-            let mut ring = self.ring.lock();
-            if ring.second != now_ms / 1000 {
-                (ring.second, ring.within) = (now_ms / 1000, 0);
-            }
-            if ring.within >= PER_SECOND {
-                return Err(Refused::Busy);
-            }
-            ring.within += 1;
-        }
-        self.take(report, now_ms);
-        Ok(())
+        Ok(Self { kv, ring: Mutex::new(Ring { kept: kept.into(), next }) })
     }
 
     /// Takes one.
@@ -115,13 +94,5 @@ mod tests {
         assert_eq!(again.last(usize::MAX), last);
         again.take(report(7), NOW);
         assert_eq!(again.last(1)[0].number, MOST_KEPT as u64 + 3);
-    }
-
-    #[test]
-    fn a_flood_of_clients_is_stemmed() {
-        let reports = Reports::load(Arc::new(MemoryKv::new()), NOW).unwrap();
-        let taken =
-            |now_ms| (0..PER_SECOND * 2).filter(|_| reports.take_limited(report(1), now_ms).is_ok()).count();
-        assert_eq!((taken(NOW), taken(NOW + 999), taken(NOW + 1000)), (100, 0, 100));
     }
 }

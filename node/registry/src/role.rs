@@ -1,6 +1,7 @@
 //! The registry as a role: what it is on this node, its tasks, and the admin listener.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -15,9 +16,9 @@ use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::api::Endpoint;
-use crate::ca::{self, Authority};
+use crate::ca::Authority;
 use crate::client::{InProcess, Membership, Transport};
-use crate::clock::now_ms;
+use crate::clock::{now_ms, wall_ms};
 use crate::config::RegistryConfig;
 use crate::control::Control;
 use crate::enrol::{Enrolment, TokenRequest};
@@ -26,7 +27,8 @@ use crate::fleet::{Fleet, Node};
 use crate::interfaces::Meter;
 use crate::kv::RocksKv;
 use crate::metrics::Metrics;
-use crate::{identity, message};
+use crate::renew::{Files, Renewal};
+use crate::{identity, instance, message};
 
 /// How often the control node looks who fell silent.
 const TICK: Duration = Duration::from_millis(500);
@@ -34,7 +36,8 @@ const TICK: Duration = Duration::from_millis(500);
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Reports that the admin listener tells.
 const REPORTS: usize = 100;
-/// A certificate that ends sooner is warned of, seconds.
+/// A certificate that ends sooner is warned of, seconds; or one of which less than a quarter is left, when
+/// that is sooner still.
 const ENDS_SOON: u64 = 30 * 86_400;
 
 /// What the registry is made from.
@@ -56,8 +59,9 @@ pub struct Parts<'a> {
 pub struct RegistryRole {
     config: RegistryConfig,
     id: String,
-    /// When this node's certificate ends, seconds since 1970.
-    certificate_ends: Option<u64>,
+    /// When this node's certificate ends, seconds since 1970; 0 without one.
+    certificate_ends: Arc<AtomicU64>,
+    metrics: Metrics,
     fleet: Arc<Fleet>,
     control: Option<Arc<Control>>,
     enrolment: Option<Arc<Enrolment>>,
@@ -97,8 +101,13 @@ impl RegistryRole {
                 enrolment = Some(Arc::new(Enrolment::new(authority, config.certificate_days)));
             }
         }
-        let is_member = config.control || !config.control_url.is_empty();
-        let membership = if is_member { Some(Arc::new(Membership::new(node, metrics)?)) } else { None };
+        let certificate_ends = certificate_ends(config)?;
+        metrics.certificate_ends.set(i64::try_from(certificate_ends).unwrap_or(i64::MAX));
+        let mut membership = None;
+        if config.control || !config.control_url.is_empty() {
+            let instance = instance::of(data_dir).map_err(RegistryError::Random)?;
+            membership = Some(Arc::new(Membership::new(node, instance, metrics.clone())?));
+        }
         let endpoint = Arc::new(Endpoint {
             control: control.clone(),
             enrolment: enrolment.clone(),
@@ -106,12 +115,14 @@ impl RegistryRole {
             membership: membership.clone().filter(|_| !config.control),
             lists: OnceLock::new(),
             listener: OnceLock::new(),
+            reports: Mutex::default(),
             insecure_loopback: config.insecure_loopback,
         });
         Ok(Self {
             config: config.clone(),
             id: id.to_owned(),
-            certificate_ends: certificate_ends(&config.certificate_file)?,
+            certificate_ends: Arc::new(certificate_ends.into()),
+            metrics,
             fleet,
             control,
             enrolment,
@@ -123,11 +134,16 @@ impl RegistryRole {
     }
 
     /// Begins to tell and to watch, on the background runtime; dropping the role ends it. A member
-    /// needs a `transport`, the control node is its own.
+    /// needs a `transport`, and renews its certificate over it; the control node is its own.
     pub fn start(&self, background: &Handle, transport: Option<Arc<dyn Transport>>) {
         let mut tasks = self.tasks.lock();
         if let Some(control) = self.control.clone() {
             tasks.push(background.spawn(watch(control)).abort_handle());
+        }
+        if let (Some(files), Some(transport)) = (files(&self.config), transport.clone()) {
+            let (id, ends) = (self.id.clone(), self.certificate_ends.clone());
+            let renewal = Renewal { id, files, ends, metrics: self.metrics.clone() };
+            tasks.push(background.spawn(renewal.run(transport)).abort_handle());
         }
         let transport = if self.control.is_some() {
             Some(Arc::new(InProcess::new(self.endpoint.clone(), &self.id)) as Arc<dyn Transport>)
@@ -174,7 +190,8 @@ impl RegistryRole {
     }
 
     fn nodes(control: &Control) -> Value {
-        json!({ "nodes": control.nodes(now_ms()) })
+        let now_ms = now_ms();
+        json!({ "now_ms": now_ms, "nodes": control.nodes(now_ms), "revoked": control.revoked(now_ms) })
     }
 
     fn node(control: &Control, id: &str) -> Response<Body> {
@@ -206,23 +223,29 @@ impl RegistryRole {
     }
 }
 
-/// When a certificate ends, seconds since 1970; `None` without one.
-fn certificate_ends(path: &Path) -> Result<Option<u64>, CaError> {
-    if path.as_os_str().is_empty() {
-        return Ok(None);
+/// What a member renews; the control node has the authority, and an operator.
+fn files(config: &RegistryConfig) -> Option<Files> {
+    let files = Files { certificate: config.certificate_file.clone(), key: config.key_file.clone() };
+    let named = [&files.certificate, &files.key].iter().all(|path| !path.as_os_str().is_empty());
+    (named && !config.control_url.is_empty()).then_some(files)
+}
+
+/// When the certificate ends, seconds since 1970; 0 without one.
+fn certificate_ends(config: &RegistryConfig) -> Result<u64, CaError> {
+    if config.certificate_file.as_os_str().is_empty() {
+        return Ok(0);
     }
-    let text = std::fs::read_to_string(path);
-    let text = text.map_err(|source| CaError::File { what: "cannot read", path: path.to_owned(), source })?;
-    let ends = ca::der_of(&text).and_then(|certificate| identity::ends(&certificate));
-    let Some(ends) = ends else {
-        let reason = "no certificate is in it".to_owned();
-        return Err(CaError::Content { path: path.to_owned(), wanted: "certificate", reason });
+    let files = Files { certificate: config.certificate_file.clone(), key: config.key_file.clone() };
+    files.settle();
+    let Some((begins, ends)) = identity::validity(&files.read()?) else {
+        let (path, reason) = (files.certificate, "it does not say when it ends".to_owned());
+        return Err(CaError::Content { path, wanted: "certificate", reason });
     };
-    let left = ends.saturating_sub(now_ms() / 1000);
-    if left < ENDS_SOON {
-        log::warn!(days = left / 86_400; "this node's certificate ends soon; enrol it again with a new token");
+    let left = ends.saturating_sub(wall_ms() / 1000);
+    if left < ENDS_SOON.min(ends.saturating_sub(begins) / 4) {
+        log::warn!(days = left / 86_400; "this node's certificate ends soon, and should have been renewed; else enrol it again with a new token");
     }
-    Ok(Some(ends))
+    Ok(ends)
 }
 
 /// Looks who fell silent, again and again.
@@ -251,8 +274,10 @@ impl Asked {
     fn of(method: &Method, path: &str) -> Option<Self> {
         let rest = path.strip_prefix("/registry/")?;
         let id = rest.strip_prefix("nodes/").filter(|id| !id.is_empty());
+        let revoked = id.and_then(|id| id.strip_suffix("/revoke"));
         match (method, rest, id) {
             (&Method::GET, "nodes", _) => Some(Self::Nodes),
+            (&Method::POST, _, Some(_)) => revoked.map(|id| Self::Revoke(id.to_owned())),
             (&Method::GET, _, Some(id)) => Some(Self::Node(id.to_owned())),
             (&Method::DELETE, _, Some(id)) => Some(Self::Revoke(id.to_owned())),
             (&Method::POST, "tokens", _) => Some(Self::Token),
@@ -300,10 +325,13 @@ impl Role for RegistryRole {
             (None, Some(_)) => "member",
             (None, None) => "none",
         };
+        let ends = self.certificate_ends.load(Relaxed);
+        let rivals = self.control.as_ref().map(|control| control.rivals());
         json!({
             "part": part,
             "region": self.config.region,
-            "certificate_ends": self.certificate_ends,
+            "certificate_ends": (ends > 0).then_some(ends),
+            "rivals": rivals,
             "control_url": self.config.control_url,
             "nodes": self.fleet.snapshot().nodes.len(),
             "membership": self.membership.as_ref().map(|membership| membership.status()),
@@ -337,7 +365,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::ca::{CA_CERTIFICATE, CA_KEY};
+    use crate::ca::{self, CA_CERTIFICATE, CA_KEY};
 
     const NOW: u64 = 1_700_000_000_000;
 
@@ -378,6 +406,14 @@ mod tests {
         assert_eq!(status, 200, "{answer}");
         assert_eq!(answer["known"], false);
         assert_eq!(ask(&role, "DELETE", "/registry/nodes/b%20c", "").await.unwrap().0, 400);
+        let (status, answer) = ask(&role, "POST", "/registry/nodes/c/revoke", "").await.unwrap();
+        assert_eq!((status, &answer["revoked"]), (200, &json!("c")), "{answer}");
+        let (_, answer) = ask(&role, "GET", "/registry/nodes", "").await.unwrap();
+        let revoked =
+            answer["revoked"].as_array().unwrap().iter().map(|revoked| revoked["id"].as_str().unwrap());
+        assert_eq!(revoked.collect::<Vec<_>>(), ["b", "c"]);
+        assert!(answer["now_ms"].as_u64() >= answer["revoked"][0]["since_ms"].as_u64(), "{answer}");
+        assert_eq!(role.status()["rivals"], json!({}));
         assert_eq!(ask(&role, "GET", "/registry/reports", "").await.unwrap().0, 200);
     }
 
@@ -397,6 +433,26 @@ mod tests {
         assert_eq!((status, answer["token"].as_str().map(str::len)), (200, Some(64)));
         let (status, answer) = ask(&role, "POST", "/registry/tokens", r#"{"nodes": "b"}"#).await.unwrap();
         assert!(status == 400 && answer["detail"].as_str().unwrap().contains("nodes"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_certificate_s_end_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let now_ms = wall_ms();
+        let authority = Authority::create(folder.path(), now_ms).unwrap();
+        let request = ca::Request::parse(&ca::NewKey::make().unwrap().request).unwrap();
+        let subject = ca::Subject { id: "a", names: &[] };
+        let file = folder.path().join("node.pem");
+        ca::write_new(&file, &authority.sign(&request, subject, 30, now_ms).unwrap(), 0o644).unwrap();
+        let config = RegistryConfig { certificate_file: file.clone(), ..RegistryConfig::default() };
+        let role = open(&config, folder.path());
+        assert_eq!(role.status()["certificate_ends"], now_ms / 1000 + 30 * 86_400);
+        assert_eq!(role.metrics.certificate_ends.get() as u64, now_ms / 1000 + 30 * 86_400);
+        fs::write(&file, "x").unwrap();
+        let (registry, node) = (Registry::new(), Node::default());
+        let parts = Parts { config: &config, node, id: "a", data_dir: folder.path(), registry: &registry };
+        let error = RegistryRole::open(parts).err().unwrap().to_string();
+        assert!(error.ends_with("no certificate is in it"), "{error}");
     }
 
     #[tokio::test]

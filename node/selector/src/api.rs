@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -11,6 +11,8 @@ use serde::Serialize;
 use skerry_core::api::{Api, Call};
 use skerry_core::role::BoxFuture;
 use skerry_core::{Body, problem};
+// Who is alive is told by the registry's clock.
+pub(crate) use skerry_registry::clock::now_ms;
 
 use crate::redirect::is_id;
 use crate::route::{Route, Selector};
@@ -147,12 +149,6 @@ fn json(route: &Route, trackers: &[String], with_held: bool) -> Vec<u8> {
         policy: Policy { name: &policy.name, version: policy.version.as_deref(), reason: policy.reason },
     };
     serde_json::to_vec(&answer).expect("text and numbers are JSON")
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Api for Selector {

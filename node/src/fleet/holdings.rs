@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use skerry_registry::{Holding, client::Membership, fleet::MOST_TORRENTS};
 use skerry_store::chunk::hex;
@@ -10,6 +10,8 @@ use skerry_store::{Catalogue, ChunkId, StoreError};
 
 /// Changes that come close together are told at once.
 const TOGETHER: Duration = Duration::from_millis(200);
+/// All that is held is read for a change: of the time one part in so many, at most.
+const PART: u32 = 10;
 /// Records read at once.
 const PAGE: usize = 500;
 
@@ -19,6 +21,7 @@ pub async fn tell_holdings(catalogue: Catalogue, membership: Arc<Membership>) {
     let mut told: HashMap<String, Holding> = HashMap::new();
     loop {
         changes.mark_unchanged();
+        let began = Instant::now();
         let listed = catalogue.clone();
         match tokio::task::spawn_blocking(move || holdings(&listed)).await {
             Ok(Ok(now)) => {
@@ -35,10 +38,11 @@ pub async fn tell_holdings(catalogue: Catalogue, membership: Arc<Membership>) {
             Ok(Err(error)) => log::warn!("what is held cannot be told: {error}"),
             Err(_) => return,
         }
+        let pause = TOGETHER.max(began.elapsed() * (PART - 1));
         if changes.changed().await.is_err() {
             return;
         }
-        tokio::time::sleep(TOGETHER).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -1,7 +1,8 @@
 //! Filling from other nodes: what one of them holds whole need not come from the origin again.
 //!
 //! Nothing that a neighbour says is believed: its list of chunks must have the resource's id as its root,
-//! and every chunk must be what the list says. What cannot be had so comes from the origin.
+//! and every chunk must be what the list says. What the origin answered a neighbour with is not asked for: only
+//! the origin's own word lets a URL be answered out of what came so. What cannot be had so comes from the origin.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -137,7 +138,7 @@ impl Neighbours {
         match &self.guide {
             None => Vec::new(),
             Some(Guide::Here(selector)) => {
-                let now_ms = super::now_ms();
+                let now_ms = skerry_registry::clock::now_ms();
                 let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
                 let route = selector.route(client, Some(&id), now_ms, fastrand::u64(..));
                 let whole = route

@@ -14,7 +14,7 @@ use skerry_store::Catalogue;
 use skerry_superpeer::SuperPeer;
 use tokio::runtime::Handle;
 
-use super::{Guide, Heard, Neighbours, ThroughCache, ToFleet};
+use super::{FromPeers, Guide, Heard, Neighbours, ThroughCache, ToFleet};
 use crate::config::Config;
 
 /// How often the node looks what it can take.
@@ -60,7 +60,7 @@ pub fn preloader(parts: Preloading<'_>) -> anyhow::Result<Option<Arc<PreloadRole
     } = parts;
     let Some(membership) = fleet.membership() else { return Ok(None) };
     let metrics = skerry_preload::Metrics::new(registry)?;
-    let clock = skerry_preload::clock::system();
+    let (clock, steady) = (skerry_preload::clock::system(), skerry_preload::clock::steady());
     let planner = match fleet.control() {
         Some(control) => Some(Arc::new(Planner::open(
             skerry_preload::planner::Parts {
@@ -71,15 +71,22 @@ pub fn preloader(parts: Preloading<'_>) -> anyhow::Result<Option<Arc<PreloadRole
                 seed: fastrand::u64(..),
                 metrics: metrics.clone(),
             },
-            clock(),
+            steady(),
         )?)),
         None => None,
     };
+    let peers = config.preload.from_peers.then(|| {
+        let trackers = match config.superpeer.trackers.as_slice() {
+            [] => config.selector.trackers.clone(),
+            named => named.to_vec(),
+        };
+        Arc::new(FromPeers::new(trackers, transport.clone()))
+    });
     let name = config.node.name.clone();
     let (lists, guide): (Arc<dyn Lists>, Option<Guide>) = match (&planner, transport) {
         (Some(planner), _) => {
             fleet.endpoint().publish_lists(planner.clone());
-            let lists = Arc::new(LocalLists::new(planner.clone(), name.clone(), clock.clone()));
+            let lists = Arc::new(LocalLists::new(planner.clone(), name.clone(), steady));
             (lists, selector.cloned().map(Guide::Here))
         }
         (None, Some(transport)) => {
@@ -100,6 +107,7 @@ pub fn preloader(parts: Preloading<'_>) -> anyhow::Result<Option<Arc<PreloadRole
             cache: cache.clone(),
             catalogue: catalogue.clone(),
             neighbours: Arc::new(Neighbours::new(guide, name)),
+            peers,
         }),
         lists,
         journal: Arc::new(catalogue.store().clone()),

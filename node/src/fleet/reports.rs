@@ -1,5 +1,7 @@
 //! Reports of clients that could not verify what they got: the node looks at its own copy.
 
+use std::time::Instant;
+
 use skerry_registry::api::ReportListener;
 use skerry_registry::message::Report;
 use skerry_store::{Catalogue, ChunkId, StoreError};
@@ -11,6 +13,9 @@ const WAITING: usize = 64;
 /// Chunks that are looked at for a report of a whole resource: its first ones, so that nobody keeps the disk
 /// busy with one line.
 const MOST_CHUNKS: usize = 256;
+/// Rest after each report, times what looking into it took: anybody may send them, and the disk is for those
+/// who fetch.
+const REST: u32 = 4;
 
 /// Checks what is reported, one report after the other.
 pub struct Recheck(mpsc::Sender<Report>);
@@ -21,11 +26,12 @@ impl Recheck {
         let (sender, mut reports) = mpsc::channel(WAITING);
         background.spawn(async move {
             while let Some(report) = reports.recv().await {
-                let catalogue = catalogue.clone();
+                let (catalogue, began) = (catalogue.clone(), Instant::now());
                 let checked = tokio::task::spawn_blocking(move || check(&catalogue, &report)).await;
                 if let Ok(Err(error)) = checked {
                     log::warn!("what a client reported cannot be looked at: {error}");
                 }
+                tokio::time::sleep(began.elapsed() * REST).await;
             }
         });
         Self(sender)

@@ -5,13 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use skerry_registry::clock::now_ms;
 use skerry_registry::demand::Resource;
 use skerry_registry::fleet::{Fleet, Holder, Node};
 use skerry_registry::{Control, hex};
 use skerry_selector::Selector;
 use skerry_tracker::{Held, Region, SuperPeer, SuperPeers};
-
-use super::now_ms;
 
 /// How long what was found for a torrent is used, milliseconds.
 const FRESH_MS: u64 = 500;

@@ -12,6 +12,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::RwLock;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -24,56 +25,62 @@ const MOST_ANSWER: usize = 8 << 20;
 const CONNECT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(60);
 
+type HttpsClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 /// A client of one control node.
 pub struct Https {
     base: String,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    config: RegistryConfig,
+    /// Made anew with a new certificate; requests on their way end with the old one.
+    client: RwLock<HttpsClient>,
 }
 
 impl Https {
     /// A client as `[registry]` says. Reads the certificates.
     pub fn new(config: &RegistryConfig) -> anyhow::Result<Arc<Self>> {
         tls::install_provider();
-        let mut roots = RootCertStore::empty();
-        let mut own = None;
-        if !config.ca_file.as_os_str().is_empty() {
-            for certificate in certificates(&config.ca_file, "registry.ca_file")? {
-                roots.add(certificate).with_context(|| {
-                    format!(
-                        "`registry.ca_file` {} holds no authority's certificate",
-                        config.ca_file.display()
-                    )
-                })?;
-            }
-        }
-        if !config.certificate_file.as_os_str().is_empty() {
-            let chain = certificates(&config.certificate_file, "registry.certificate_file")?;
-            let key = PrivateKeyDer::from_pem_file(&config.key_file)
-                .with_context(|| format!("cannot read `registry.key_file` {}", config.key_file.display()))?;
-            own = Some((chain, key));
-        }
-        let tls = ClientConfig::builder().with_root_certificates(roots);
-        let tls = match own {
-            Some((chain, key)) => tls
-                .with_client_auth_cert(chain, key)
-                .context("`registry.certificate_file` and `registry.key_file` do not belong together")?,
-            None => tls.with_no_client_auth(),
-        };
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE)
-            .pool_timer(TokioTimer::new())
-            .build(connector);
-        Ok(Arc::new(Self { base: config.control_url.trim_end_matches('/').to_owned(), client }))
+        let base = config.control_url.trim_end_matches('/').to_owned();
+        Ok(Arc::new(Self { base, config: config.clone(), client: RwLock::new(client(config)?) }))
     }
+}
+
+fn client(config: &RegistryConfig) -> anyhow::Result<HttpsClient> {
+    let mut roots = RootCertStore::empty();
+    let mut own = None;
+    if !config.ca_file.as_os_str().is_empty() {
+        for certificate in certificates(&config.ca_file, "registry.ca_file")? {
+            roots.add(certificate).with_context(|| {
+                format!("`registry.ca_file` {} holds no authority's certificate", config.ca_file.display())
+            })?;
+        }
+    }
+    if !config.certificate_file.as_os_str().is_empty() {
+        let chain = certificates(&config.certificate_file, "registry.certificate_file")?;
+        let key = PrivateKeyDer::from_pem_file(&config.key_file)
+            .with_context(|| format!("cannot read `registry.key_file` {}", config.key_file.display()))?;
+        own = Some((chain, key));
+    }
+    let tls = ClientConfig::builder().with_root_certificates(roots);
+    let tls = match own {
+        Some((chain, key)) => tls
+            .with_client_auth_cert(chain, key)
+            .context("`registry.certificate_file` and `registry.key_file` do not belong together")?,
+        None => tls.with_no_client_auth(),
+    };
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT));
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(connector);
+    let client = Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(IDLE)
+        .pool_timer(TokioTimer::new())
+        .build(connector);
+    Ok(client)
 }
 
 fn certificates(path: &Path, key: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
@@ -94,7 +101,8 @@ impl Transport for Https {
         Box::pin(async move {
             let request = Request::builder().method(method).uri(format!("{}{path}", self.base));
             let request = request.body(Full::new(body)).map_err(|error| failed(&error))?;
-            let answer = self.client.request(request).await;
+            let client = self.client.read().clone();
+            let answer = client.request(request).await;
             let answer = answer.map_err(|error| match std::error::Error::source(&error) {
                 Some(source) => failed(&source),
                 None => failed(&error),
@@ -103,5 +111,50 @@ impl Transport for Https {
             let body = Limited::new(body, MOST_ANSWER).collect().await.map_err(|error| failed(&error))?;
             Ok(Reply { status: head.status, body: body.to_bytes() })
         })
+    }
+
+    fn renew(&self) -> Result<(), String> {
+        let client = client(&self.config).map_err(|error| format!("{error:#}"))?;
+        *self.client.write() = client;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use skerry_registry::ca::{self, Authority, CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY, NewKey};
+
+    use super::*;
+
+    fn enrolled(authority: &Authority, folder: &Path) {
+        let NewKey { key, request } = NewKey::make().unwrap();
+        let subject = ca::Subject { id: "a", names: &[] };
+        let now_ms = skerry_registry::clock::wall_ms();
+        let pem = authority.sign(&ca::Request::parse(&request).unwrap(), subject, 30, now_ms).unwrap();
+        fs::write(folder.join(NODE_CERTIFICATE), pem).unwrap();
+        fs::write(folder.join(NODE_KEY), key).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_new_certificate_is_taken_up_and_a_broken_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::create(folder.path(), skerry_registry::clock::wall_ms()).unwrap();
+        enrolled(&authority, folder.path());
+        let config = RegistryConfig {
+            control_url: "https://127.0.0.1:1/".into(),
+            certificate_file: folder.path().join(NODE_CERTIFICATE),
+            key_file: folder.path().join(NODE_KEY),
+            ca_file: folder.path().join(CA_CERTIFICATE),
+            ..RegistryConfig::default()
+        };
+        let https = Https::new(&config).unwrap();
+        enrolled(&authority, folder.path());
+        assert_eq!(https.renew(), Ok(()));
+        fs::write(&config.key_file, NewKey::make().unwrap().key).unwrap();
+        let error = https.renew().unwrap_err();
+        assert!(error.contains("do not belong together"), "{error}");
+        assert!(Https::new(&config).is_err());
     }
 }

@@ -1,11 +1,11 @@
 use bytes::Bytes;
 use http::Request;
-use parking_lot::Mutex;
 
 use super::*;
-use crate::ca::{Authority, NewKey};
+use crate::ca::{self, Authority, NewKey};
 use crate::enrol::TokenRequest;
 use crate::fleet::{Fleet, Holding, Node};
+use crate::identity;
 use crate::kv::MemoryKv;
 use crate::metrics::Metrics;
 
@@ -23,6 +23,7 @@ fn endpoint() -> Endpoint {
         membership: None,
         lists: OnceLock::new(),
         listener: OnceLock::new(),
+        reports: Mutex::default(),
         insecure_loopback: false,
     }
 }
@@ -113,22 +114,120 @@ fn a_revoked_node_is_refused() {
     let body = serde_json::to_vec(&HoldingsReport::default()).unwrap();
     assert_eq!(ask(&endpoint, &node, "POST nodes/a/holdings", &body).0, 403);
     assert_eq!(ask(&endpoint, &node, "GET nodes/a/preload", b"").0, 403);
+    assert_eq!(ask(&endpoint, &certified("a"), "POST nodes/a/certificate", &renewal()).0, 403);
+}
+
+/// A node whose connection shows its certificate.
+fn certified(id: &str) -> Caller {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::create(folder.path(), NOW).unwrap();
+    let request = ca::Request::parse(&NewKey::make().unwrap().request).unwrap();
+    let pem = authority.sign(&request, ca::Subject { id, names: &[] }, 30, NOW).unwrap();
+    Caller { certificate: ca::der_of(&pem).map(Into::into), ..caller(Some(id)) }
+}
+
+fn renewal() -> Vec<u8> {
+    serde_json::to_vec(&RenewRequest { csr: NewKey::make().unwrap().request }).unwrap()
+}
+
+#[test]
+fn a_node_renews_its_own_certificate_and_no_other() {
+    let endpoint = endpoint();
+    let node = certified("a");
+    let (status, answer) = ask(&endpoint, &node, "POST nodes/a/certificate", &renewal());
+    assert_eq!(status, 200, "{answer}");
+    let certificate = ca::der_of(answer["certificate"].as_str().unwrap()).unwrap();
+    assert_eq!(identity::node_of(&certificate).as_deref(), Some("a"));
+    assert_eq!(ask(&endpoint, &node, "POST nodes/b/certificate", &renewal()).0, 403);
+    assert_eq!(ask(&endpoint, &node, "POST nodes/a/certificate", br#"{"csr": "?"}"#).0, 400);
+    assert_eq!(ask(&endpoint, &node, "GET nodes/a/certificate", b"").0, 405);
+    // Whoever is merely near has no certificate to renew.
+    let endpoint = Endpoint { insecure_loopback: true, ..endpoint };
+    let near = Caller::new(None, "127.0.0.1:1000".parse().unwrap());
+    assert_eq!(ask(&endpoint, &near, "POST nodes/a/certificate", &renewal()).0, 403);
+    let none = Endpoint { enrolment: None, ..endpoint };
+    assert_eq!(ask(&none, &node, "POST nodes/a/certificate", &renewal()).0, 404);
+}
+
+#[test]
+fn two_machines_with_one_id_are_told_so() {
+    let endpoint = endpoint();
+    let node = caller(Some("a"));
+    let process = |instance, boot| {
+        let node = Node { id: "a".into(), interval_seconds: 10, ..Node::default() };
+        serde_json::to_vec(&Beat { node, instance, boot, ..Beat::default() }).unwrap()
+    };
+    assert_eq!(ask(&endpoint, &node, "POST nodes", &process(1, 1)).0, 200);
+    let answer = ask(&endpoint, &node, "POST nodes", &process(2, 2));
+    assert!(answer.0 == 409 && detail(&answer).contains("two have one id"), "{answer:?}");
+    assert_eq!(endpoint.control.as_ref().unwrap().rivals()["a"].address, node.address.ip());
+}
+
+#[test]
+fn whoever_floods_is_told_to_come_later() {
+    let endpoint = endpoint();
+    let node = caller(Some("a"));
+    let statuses = |line: &str, body: &[u8]| {
+        let mut statuses: Vec<u16> = (0..5000).map(|_| ask(&endpoint, &node, line, body).0).collect();
+        statuses.dedup();
+        statuses
+    };
+    assert_eq!(statuses("POST nodes/a/holdings", b"{"), [400, 429]);
+    let report = format!(r#"{{"resource": "{}"}}"#, "a".repeat(64));
+    assert_eq!(statuses("POST reports", report.as_bytes()), [202, 429]);
+    assert_eq!(ask(&endpoint, &caller(Some("b")), "POST nodes", &beat("b")).0, 200);
 }
 
 #[test]
 fn a_token_lets_a_machine_in_that_has_no_certificate() {
     let endpoint = endpoint();
     let enrolment = endpoint.enrolment.as_ref().unwrap();
-    let asked = TokenRequest { node: "a".into(), region: "".into(), names: vec![], valid_seconds: 60 };
+    let configuration = "[sites.default]\norigin = \"http://o\"\n".to_owned();
+    let asked =
+        TokenRequest { node: "a".into(), valid_seconds: 60, configuration, ..TokenRequest::default() };
     let token = enrolment.token(endpoint.control.as_ref().unwrap(), asked, NOW).unwrap().token;
     let request = EnrolRequest { token, csr: NewKey::make().unwrap().request };
     let body = serde_json::to_vec(&request).unwrap();
     let (status, answer) = ask(&endpoint, &caller(None), "POST nodes/enrol", &body);
     assert_eq!(status, 200);
     assert_eq!(answer["node"], "a");
+    assert_eq!(answer["configuration"], "[sites.default]\norigin = \"http://o\"\n");
     assert_eq!(ask(&endpoint, &caller(None), "POST nodes/enrol", &body).0, 403);
     let none = Endpoint { enrolment: None, ..self::endpoint() };
     assert_eq!(ask(&none, &caller(None), "POST nodes/enrol", &body).0, 404);
+}
+
+#[test]
+fn a_node_asks_for_the_torrents_of_a_resource() {
+    let endpoint = endpoint();
+    let node = caller(Some("torrents"));
+    assert_eq!(ask(&endpoint, &node, "POST nodes", &beat("torrents")).0, 200);
+    let resource = "5".repeat(64);
+    let held = vec![Holding {
+        resource: resource.clone(),
+        info_hashes: vec!["b".repeat(40), "a".repeat(40)],
+        ..Holding::default()
+    }];
+    let report = HoldingsReport { generation: 1, held, ..HoldingsReport::default() };
+    // Its name is that of the path, and nothing else is.
+    let body = serde_json::to_vec(&report).unwrap();
+    assert_eq!(ask(&endpoint, &node, "POST nodes/torrents/holdings", &body).0, 200);
+    let asked = |caller: &Caller, line: &str| ask(&endpoint, caller, line, b"");
+    let line = format!("GET nodes/torrents/{resource}");
+    let (status, answer) = asked(&caller(Some("b")), &line);
+    assert_eq!(
+        (status, answer),
+        (200, serde_json::json!({ "info_hashes": ["a".repeat(40), "b".repeat(40)] }))
+    );
+    let nothing = asked(&node, &format!("GET nodes/torrents/{}", "6".repeat(64)));
+    assert_eq!(nothing, (200, serde_json::json!({ "info_hashes": [] })));
+    assert_eq!(asked(&node, "GET nodes/torrents/5").0, 400);
+    assert_eq!(asked(&node, &format!("POST nodes/torrents/{resource}")).0, 405);
+    assert_eq!(asked(&caller(None), &line).0, 403);
+    endpoint.control.as_ref().unwrap().revoke("b", NOW).unwrap();
+    assert_eq!(asked(&caller(Some("b")), &line).0, 403);
+    let alone = Endpoint { control: None, enrolment: None, ..self::endpoint() };
+    assert_eq!(ask(&alone, &node, &line, b"").0, 404);
 }
 
 #[test]

@@ -140,6 +140,25 @@ fn requests_are_not_believed() {
 }
 
 #[test]
+fn only_one_uri_names_a_node() {
+    let named = |names: &[SanType]| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name("edge-7");
+        params.subject_alt_names = names.to_vec();
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        identity::node_of(certificate.der())
+    };
+    let uri = |text: &str| SanType::URI(Ia5String::try_from(text).unwrap());
+    let host = SanType::DnsName(Ia5String::try_from("edge-7").unwrap());
+    let node = uri("skerry://node/edge-7");
+    assert_eq!(named(&[host.clone(), node.clone()]).as_deref(), Some("edge-7"));
+    // The authority writes no others: a common name, and what looks like a node's, are no node's.
+    for names in [vec![], vec![host], vec![node, uri("skerry://node/b")], vec![uri("https://node/edge-7")]] {
+        assert_eq!(named(&names), None, "{names:?}");
+    }
+}
+
+#[test]
 fn names_are_hosts_or_addresses() {
     let check = |name: &str| check_names(&[name.to_owned()]);
     for name in ["a", "control.example", "192.0.2.1", "2001:db8::1", "xn--bcher-kva.example"] {

@@ -1,11 +1,12 @@
 //! What a control node knows, taken from the records.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use super::{Enrolled, Record, Standing, Told};
+use super::{Enrolled, Record, Rival, Standing, Told};
 use crate::error::{KvError, Refused};
 use crate::fleet::Fleet;
-use crate::holdings::{self, Holdings};
+use crate::holdings::{self, Holdings, Page};
 use crate::kv::{Entry, Kv, Watch};
 
 /// A node on record.
@@ -32,7 +33,8 @@ pub(super) struct State {
     pub(super) nodes: BTreeMap<String, Known>,
     pub(super) holdings: HashMap<String, Holdings>,
     pub(super) enrolled: HashMap<String, Enrolled>,
-    pub(super) denied: BTreeSet<String>,
+    /// Since when, milliseconds since 1970.
+    pub(super) denied: BTreeMap<String, u64>,
 }
 
 impl State {
@@ -42,22 +44,23 @@ impl State {
             nodes: BTreeMap::new(),
             holdings: HashMap::new(),
             enrolled: HashMap::new(),
-            denied: BTreeSet::new(),
+            denied: BTreeMap::new(),
         }
     }
 
     /// Whether a node may say anything.
     pub(super) fn admits(&self, id: &str) -> Result<(), Refused> {
-        if self.denied.contains(id) { Err(Refused::Denied(id.to_owned())) } else { Ok(()) }
+        if self.denied.contains_key(id) { Err(Refused::Denied(id.to_owned())) } else { Ok(()) }
     }
 
-    pub(super) fn told(&self, id: &str, now_ms: u64) -> Option<Told> {
+    pub(super) fn told(&self, id: &str, rival: Option<Rival>, now_ms: u64) -> Option<Told> {
         let known = self.nodes.get(id)?;
         let holdings = self.holdings.get(id).map_or(0, Holdings::len);
-        Some(Told { node: known.record.node.clone(), standing: known.standing(now_ms), holdings })
+        Some(Told { node: known.record.node.clone(), standing: known.standing(now_ms), holdings, rival })
     }
 
-    /// Forgets everything and reads it again: at the start, and when changes were missed.
+    /// Forgets everything and reads it again: at the start, and when changes were missed. `now_ms` is by
+    /// the clock of this process, the records may be by that of another.
     pub(super) fn read_all(&mut self, kv: &dyn Kv, fleet: &Fleet, now_ms: u64) -> Result<(), KvError> {
         let mut all: Vec<(String, Entry)> = Vec::new();
         // Nodes come last, so that they enter the fleet with what they hold.
@@ -86,15 +89,17 @@ impl State {
         let Some((table, rest)) = key.split_once('/') else { return };
         let read = match (table, rest.split_once('/')) {
             ("nodes", None) => self.take_node(fleet, rest, value, now_ms),
-            ("holdings", None) => self.take_generation(fleet, rest, value),
-            ("holdings", Some((id, page))) => self.take_page(id, page, value),
+            ("holdings", None) => self.take_generation(rest, value),
+            ("holdings", Some((id, page))) => self.take_page(fleet, id, page, value),
             ("enrolled", None) => take(&mut self.enrolled, rest, value),
             ("denied", None) => {
-                if value.is_none() {
-                    self.denied.remove(rest);
-                } else {
-                    self.denied.insert(rest.to_owned());
+                if let Some(value) = value {
+                    // Whatever it says, the id is denied.
+                    let since_ms = serde_json::from_slice(value).unwrap_or_default();
+                    self.denied.insert(rest.to_owned(), since_ms);
                     self.leave(fleet, rest);
+                } else {
+                    self.denied.remove(rest);
                 }
                 Some(())
             }
@@ -123,18 +128,23 @@ impl State {
             self.nodes.remove(id);
             return Some(());
         };
-        let record: Record = serde_json::from_slice(value).ok()?;
-        let lives = !record.left && record.node.alive(now_ms) && !self.denied.contains(id);
+        let mut record: Record = serde_json::from_slice(value).ok()?;
+        if record.node.seen_ms > now_ms {
+            // By the clock of a process before, or of another control node: what comes later than now would
+            // stay in the fleet for as long as that one was ahead.
+            Arc::make_mut(&mut record.node).seen_ms = now_ms;
+        }
+        let lives = !record.left && record.node.alive(now_ms) && !self.denied.contains_key(id);
         if !lives {
             self.leave(fleet, id);
             self.nodes.insert(id.to_owned(), Known { record, live: false });
             return Some(());
         }
-        let node = record.node.clone();
+        fleet.hear([record.node.clone()]);
         let before = self.nodes.insert(id.to_owned(), Known { record, live: true });
-        fleet.hear([node]);
         if !before.is_some_and(|before| before.live) {
-            fleet.holds(id, &self.holdings.get(id).map(Holdings::list).unwrap_or_default());
+            let pages = self.holdings.get(id).map(|holdings| holdings.pages().clone());
+            fleet.holds_pages(id, pages.unwrap_or_default());
             log::info!(node = id; "registered");
         }
         Some(())
@@ -147,27 +157,30 @@ impl State {
         }
     }
 
-    /// The generation is written after the pages: with it the list is complete.
-    fn take_generation(&mut self, fleet: &Fleet, id: &str, value: Option<&[u8]>) -> Option<()> {
-        let Some(value) = value else {
-            self.holdings.remove(id);
-            fleet.holds(id, &[]);
-            return Some(());
-        };
-        let holdings = self.holdings.entry(id.to_owned()).or_default();
-        holdings.generation = Some(serde_json::from_slice(value).ok()?);
-        if self.nodes.get(id).is_some_and(|known| known.live) {
-            fleet.holds(id, &holdings.list());
+    /// The generation is written after the pages: with it the list is complete. Without it what is there
+    /// counts all the same, until the node tells its list anew.
+    fn take_generation(&mut self, id: &str, value: Option<&[u8]>) -> Option<()> {
+        if let Some(value) = value {
+            self.holdings.entry(id.to_owned()).or_default().generation =
+                Some(serde_json::from_slice(value).ok()?);
+        } else if let Some(holdings) = self.holdings.get_mut(id) {
+            holdings.generation = None;
+            if holdings.len() == 0 {
+                self.holdings.remove(id);
+            }
         }
         Some(())
     }
 
-    fn take_page(&mut self, id: &str, number: &str, value: Option<&[u8]>) -> Option<()> {
+    fn take_page(&mut self, fleet: &Fleet, id: &str, number: &str, value: Option<&[u8]>) -> Option<()> {
         let number = u8::from_str_radix(number, 16).ok()?;
         let page = match value {
             Some(value) => holdings::unpack(value)?,
-            None => Vec::new(),
+            None => Page::default(),
         };
+        if self.nodes.get(id).is_some_and(|known| known.live) {
+            fleet.holds_page(id, number, page.clone());
+        }
         match self.holdings.get_mut(id) {
             Some(holdings) => holdings.set(number, page),
             None if page.is_empty() => {}

@@ -1,3 +1,4 @@
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::*;
@@ -13,7 +14,7 @@ const INTERVAL: u64 = 10_000;
 
 fn member() -> Member {
     let node = Node { id: "a".into(), region: "north".into(), interval_seconds: 10, ..Node::default() };
-    Member::new(node, 7, NOW)
+    Member::new(node, 1, 7, NOW)
 }
 
 /// Spread over all first bytes, as hashes are.
@@ -48,7 +49,8 @@ fn answer(control: &Control, request: &Request, now_ms: u64) -> Reply {
                 .and_then(|report: HoldingsReport| control.holdings("a", &report, now_ms)),
         )
     } else {
-        told(message::read(&request.body).and_then(|beat: Beat| control.beat(beat, now_ms)))
+        let from = Ipv4Addr::LOCALHOST.into();
+        told(message::read(&request.body).and_then(|beat: Beat| control.beat(beat, from, now_ms)))
     }
 }
 
@@ -214,6 +216,75 @@ fn a_refused_node_asks_again_and_again_but_seldom() {
 }
 
 #[test]
+fn a_machine_whose_id_another_one_has_comes_in_soon_after_that_one_is_gone() {
+    let control = new_control();
+    let (mut first, node) = (member(), member().node);
+    let mut second = Member::new(node, 2, 8, NOW);
+    settle(&mut first, Some(&control), NOW);
+    let (mut now_ms, mut refused) = (NOW + 1, 0);
+    while !second.reachable() {
+        let (sent, until_ms) = settle(&mut second, Some(&control), now_ms);
+        refused += usize::from(sent == ["beat"]);
+        assert!(now_ms <= NOW + 3 * INTERVAL, "it is still out");
+        now_ms = until_ms;
+    }
+    assert!((3..=6).contains(&refused), "{refused}");
+    assert!(control.rivals().is_empty());
+    // It ends while it is refused: the other one stays.
+    settle(&mut first, Some(&control), now_ms);
+    first.leave();
+    settle(&mut first, Some(&control), now_ms + INTERVAL / 2);
+    assert_eq!(control.fleet().snapshot().nodes.len(), 1);
+}
+
+#[test]
+fn an_answer_may_take_less_than_an_interval() {
+    let patience = |seconds| {
+        let mut member = Member::new(Node { interval_seconds: seconds, ..Node::default() }, 1, 7, NOW);
+        let mut next = || {
+            let Action::Send(request) = member.next(NOW) else { panic!("nothing to send") };
+            member.answered(Some(&reply(200, "{}")), NOW);
+            request.patience.as_millis()
+        };
+        (next(), next())
+    };
+    assert_eq!(patience(1), (1_000, 2_000));
+    assert_eq!(patience(10), (5_000, 10_000));
+    assert_eq!(patience(300), (10_000, 10_000));
+}
+
+#[test]
+fn a_list_that_does_not_go_through_is_told_in_smaller_parts() {
+    let (control, mut member) = (new_control(), member());
+    for number in 0..MOST_HELD {
+        member.hold(holding(number));
+    }
+    settle(&mut member, Some(&control), NOW);
+    for number in 0..MOST_HELD {
+        member.drop_holding(&id(number));
+    }
+    // The way takes messages of so many, and no more.
+    let (mut now_ms, mut parts) = (NOW + HOLDINGS_GAP_MS, Vec::new());
+    while member.waiting().0 > 0 {
+        match member.next(now_ms) {
+            Action::Send(request) if request.path.ends_with("/holdings") => {
+                let report: HoldingsReport = message::read(&request.body).unwrap();
+                parts.push(report.dropped.len());
+                let goes = report.dropped.len() <= 3000;
+                let reply = goes.then(|| answer(&control, &request, now_ms));
+                member.answered(reply.as_ref(), now_ms);
+            }
+            Action::Send(request) => _ = member.answered(Some(&answer(&control, &request, now_ms)), now_ms),
+            Action::Wait(until_ms) => now_ms = until_ms,
+            Action::Done => panic!("it did not leave"),
+        }
+        assert!(parts.len() < 100, "{parts:?}");
+    }
+    assert_eq!(parts, [10_000, 5_000, 2_500, 2_500, 2_500, 2_500]);
+    assert_eq!(control.node("a", now_ms).unwrap().holdings, 0);
+}
+
+#[test]
 fn a_control_node_that_refuses_a_list_still_gets_beats() {
     for status in [400, 404, 409, 500, 507] {
         let mut member = member();
@@ -251,7 +322,7 @@ fn answers_that_make_no_sense_are_failures() {
 #[test]
 fn two_nodes_do_not_wait_alike() {
     let wait = |seed| {
-        let mut member = Member::new(Node { interval_seconds: 10, ..Node::default() }, seed, NOW);
+        let mut member = Member::new(Node { interval_seconds: 10, ..Node::default() }, 1, seed, NOW);
         (0..5).fold(NOW, |now_ms, _| settle(&mut member, None, now_ms).1)
     };
     assert_ne!(wait(1), wait(2));

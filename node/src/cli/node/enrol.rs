@@ -23,6 +23,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_t
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use serde_json::Value;
+use skerry_appliance::provision::fill;
 use skerry_registry::ca::{self, CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY, NewKey};
 use skerry_registry::message::{EnrolAnswer, EnrolRequest};
 use skerry_registry::{hex, identity};
@@ -123,10 +124,10 @@ impl Enrol {
                 return Err(error);
             }
         };
-        let EnrolAnswer { node, region, .. } = answer;
+        let EnrolAnswer { node, region, configuration, .. } = answer;
         let scheme = if self.control.secure { "https" } else { "http" };
-        print(&format!(
-            "this machine is node {node} now; its configuration:\n\n[node]\nname = \"{node}\"\n\n\
+        let tables = format!(
+            "[node]\nname = \"{node}\"\n\n\
              [registry]\ncontrol_url = \"{scheme}://{}\"\nregion = {}\ncertificate_file = {}\n\
              key_file = {}\nca_file = {}\n",
             self.control.authority,
@@ -134,7 +135,9 @@ impl Enrol {
             quoted(&certificate_file),
             quoted(&key_file),
             quoted(&ca_file)
-        ))?;
+        );
+        let configuration = whole(&configuration, &tables);
+        print(&format!("this machine is node {node} now; its configuration:\n\n{configuration}"))?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -167,6 +170,8 @@ impl Enrol {
         if self.ca_fingerprint.is_some() {
             ensure!(found == self.ca_fingerprint, "{authority} is of another fleet: its authority differs");
         }
+        let configuration = answer.configuration.parse::<toml::Table>();
+        configuration.with_context(|| format!("{authority} gave a configuration that is no TOML"))?;
         Ok(answer)
     }
 
@@ -222,6 +227,11 @@ impl Enrol {
             Err(error) => bail!("{authority} broke off its answer: {error}"),
         }
     }
+}
+
+/// The operator's configuration, with the tables of enrolment where they are missing.
+fn whole(configuration: &str, tables: &str) -> String {
+    if configuration.trim().is_empty() { tables.to_owned() } else { fill(configuration, tables) }
 }
 
 /// Believes what the one authority of a fingerprint signed, when it is shown too.
@@ -298,6 +308,19 @@ mod tests {
         {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_the_operator_gave_stays_and_the_rest_is_added() {
+        let tables = "[node]\nname = \"a\"\n\n[registry]\nregion = \"\"\nkey_file = \"/k\"\n";
+        assert_eq!(whole("", tables), tables);
+        let given = "# ours\n[registry]\nregion = \"south\"\n\n[sites.default]\norigin = \"http://o\"";
+        let text = whole(given, tables);
+        assert!(text.starts_with("# ours\n[registry]\nregion = \"south\"\n"), "{text}");
+        let table: toml::Table = text.parse().unwrap();
+        assert_eq!(table["registry"]["key_file"].as_str(), Some("/k"));
+        assert_eq!(table["node"]["name"].as_str(), Some("a"));
+        assert_eq!(table["sites"]["default"]["origin"].as_str(), Some("http://o"));
     }
 
     fn chain(authority: &Authority, name: &str) -> Vec<CertificateDer<'static>> {

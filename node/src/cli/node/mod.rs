@@ -1,16 +1,19 @@
 //! `skerry node`: the fleet's authority, tokens that let machines in, and the nodes on record.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
+use bytes::Bytes;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use skerry_registry::ca::{
     self, Authority, CA_CERTIFICATE, CA_KEY, NODE_CERTIFICATE, NODE_KEY, NewKey, Request, Subject,
 };
 use skerry_registry::enrol::{MOST_VALID_SECONDS, TokenAnswer, TokenRequest};
+use skerry_registry::message::MOST_CONFIGURATION;
 use skerry_registry::{hex, identity};
 
 use super::client::{Client, Target};
@@ -29,6 +32,8 @@ pub(super) enum Node {
     Enrol(enrol::Enrol),
     /// Show the nodes that the control node has on record
     List(List),
+    /// Throw a node out, for good: it leaves the fleet, and its id is never let in again
+    Revoke(Revoke),
 }
 
 impl Node {
@@ -38,6 +43,7 @@ impl Node {
             Self::Token(token) => token.execute(),
             Self::Enrol(enrol) => enrol.execute(),
             Self::List(list) => list.execute(),
+            Self::Revoke(revoke) => revoke.execute(),
         }
     }
 }
@@ -112,6 +118,9 @@ pub(super) struct Token {
     /// Host name or address that the node answers TLS at; may be given several times
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<String>,
+    /// Configuration (TOML) that the machine gets with its certificate: all but what enrolment adds
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -126,6 +135,7 @@ impl Token {
             region: self.region.clone(),
             names: self.names.clone(),
             valid_seconds: self.valid.as_secs(),
+            configuration: self.configuration()?,
         };
         let body = serde_json::to_vec(&request)?;
         let answer = Client::new(&self.target)?.send_file("/registry/tokens", body.into())?;
@@ -135,16 +145,28 @@ impl Token {
         }
         let answer: TokenAnswer =
             serde_json::from_value(answer).context("the node's answer is not understood")?;
-        let left = answer.expires_ms.saturating_sub(now_ms()) / 1000;
         print(&format!(
             "{}\n\nGood once, for {}. On the new machine, with the token in a file:\n\n  \
              skerry node enrol --control https://CONTROL:8443 --token-file FILE --dir DIR \\\n    \
              --ca-fingerprint {}\n",
             answer.token,
-            seconds(left),
+            seconds(request.valid_seconds),
             answer.ca_fingerprint
         ))?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// What the machine is to get; empty for nothing.
+    fn configuration(&self) -> anyhow::Result<String> {
+        let Some(path) = &self.config else { return Ok(String::new()) };
+        let cannot = || format!("cannot read the configuration {}", path.display());
+        let length = fs::metadata(path).with_context(cannot)?.len();
+        ensure!(
+            length <= MOST_CONFIGURATION as u64,
+            "{} has {length} bytes; at most {MOST_CONFIGURATION} are handed out",
+            path.display()
+        );
+        fs::read_to_string(path).with_context(cannot)
     }
 }
 
@@ -165,30 +187,77 @@ impl List {
     }
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Revoke {
+    /// The node's id
+    #[arg(value_name = "ID", value_parser = id)]
+    id: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Revoke {
+    fn execute(&self) -> anyhow::Result<ExitCode> {
+        let id = &self.id;
+        let path = format!("/registry/nodes/{id}/revoke");
+        let answer = Client::new(&self.target)?.send_file(&path, Bytes::new())?;
+        let text = match answer["known"] {
+            _ if self.json => format!("{answer:#}\n"),
+            Value::Bool(false) => {
+                format!("no node {id} was known here; that id is never let in from now on\n")
+            }
+            _ => format!("node {id} is out of the fleet, and its id is never let in again\n"),
+        };
+        print(&text)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 /// What the control node told; a field that is missing (another version's) is shown as `?` or 0.
 fn table(list: &Value, now_ms: u64) -> String {
     let row = |id: &str, region: &str, standing: &str, heard: &str, holds: &str, links: &str| {
         let line = format!("{id:<24} {region:<16} {standing:<8} {heard:>12} {holds:>8}  {links}");
         line.trim_end().to_owned() + "\n"
     };
+    // The control node's clock may be another one than the system's.
+    let now_ms = list["now_ms"].as_u64().unwrap_or(now_ms);
+    let ago = |time: &Value| {
+        let ms = time.as_u64().map(|time_ms| now_ms.saturating_sub(time_ms));
+        ms.map_or("?".to_owned(), |ms| seconds(ms / 1000))
+    };
+    let word = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     let mut text = row("NODE", "REGION", "STANDING", "HEARD AGO", "HOLDS", "LINKS");
+    let mut rivals = String::new();
     for told in list["nodes"].as_array().into_iter().flatten() {
-        let node = &told["node"];
-        let word = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-        let heard = node["seen_ms"]
-            .as_u64()
-            .map_or("?".to_owned(), |seen_ms| seconds(now_ms.saturating_sub(seen_ms) / 1000));
+        let (node, rival) = (&told["node"], &told["rival"]);
         let links = node["links"].as_array().into_iter().flatten().map(link).collect::<Vec<_>>().join(", ");
         text.push_str(&row(
             &cut(&word(&node["id"]), 24),
             &cut(&word(&node["region"]), 16),
             &word(&told["standing"]),
-            &heard,
+            &ago(&node["seen_ms"]),
             &told["holdings"].as_u64().unwrap_or(0).to_string(),
             &cut(&links, 80),
         ));
+        if rival.is_object() {
+            let (id, address) = (cut(&word(&node["id"]), 64), cut(&word(&rival["address"]), 40));
+            let seen = ago(&rival["seen_ms"]);
+            rivals.push_str(&format!(
+                "two machines are {id}: the one at {address} is refused, heard {seen} ago\n"
+            ));
+        }
     }
-    text
+    for revoked in list["revoked"].as_array().into_iter().flatten() {
+        let id = cut(&word(&revoked["id"]), 24);
+        text.push_str(&row(&id, "", "revoked", &ago(&revoked["since_ms"]), "", ""));
+    }
+    if !rivals.is_empty() {
+        text.push('\n');
+    }
+    text + &rivals
 }
 
 /// `north 12 of 1000 Mbit/s`, and whether it is down.
@@ -251,6 +320,8 @@ mod tests {
             ("ca-init", false),
             ("token edge-7", true),
             ("token edge-7 --region north --valid 2h --node 127.0.0.1:9180", true),
+            ("token edge-7 --config edge.toml", true),
+            ("token edge-7 --config", false),
             ("token edge-7 --valid 8d", false),
             ("token edge-7 --valid soon", false),
             ("token a/b", false),
@@ -261,10 +332,29 @@ mod tests {
             ("enrol --control ftp://a --token-file t --dir d", false),
             ("enrol --control https://a --dir d", false),
             ("list --json", true),
+            ("revoke edge-7 --json --node 127.0.0.1:9180", true),
+            ("revoke", false),
+            ("revoke a/b", false),
         ] {
             let parsed = Line::try_parse_from(["node"].into_iter().chain(words.split(' ')));
             assert_eq!(parsed.is_ok(), right, "{words}: {parsed:?}");
         }
+    }
+
+    #[test]
+    fn a_configuration_is_read_within_its_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("edge.toml");
+        let read = |config: &Path| {
+            let words = ["node", "token", "edge-7", "--config", config.to_str().unwrap()];
+            let Node::Token(token) = Line::try_parse_from(words).unwrap().node else { panic!("no token") };
+            token.configuration().map_err(|error| error.to_string())
+        };
+        fs::write(&file, "[sites.default]\n").unwrap();
+        assert_eq!(read(&file).as_deref(), Ok("[sites.default]\n"));
+        fs::write(&file, vec![b'#'; MOST_CONFIGURATION + 1]).unwrap();
+        assert!(read(&file).unwrap_err().contains("at most 131072 are handed out"));
+        assert!(read(&folder.path().join("none")).unwrap_err().starts_with("cannot read the configuration "));
     }
 
     #[test]
@@ -278,7 +368,7 @@ mod tests {
         assert!(init(Some("control"), &["a b"]).is_err());
         assert!(!folder.path().join("ca").exists());
         init(Some("control"), &["control.example"]).unwrap();
-        let certificate = std::fs::read_to_string(folder.path().join("ca").join(NODE_CERTIFICATE)).unwrap();
+        let certificate = fs::read_to_string(folder.path().join("ca").join(NODE_CERTIFICATE)).unwrap();
         let certificate = ca::der_of(&certificate).unwrap();
         assert_eq!(identity::node_of(&certificate).as_deref(), Some("control"));
         assert!(init(None, &[]).unwrap_err().to_string().contains("is there already"));
@@ -301,5 +391,28 @@ mod tests {
         );
         assert!(lines[2].starts_with("? "), "{table}");
         assert!(lines.iter().all(|line| line.chars().count() <= 155), "{table}");
+    }
+
+    #[test]
+    fn who_was_thrown_out_and_who_is_there_twice_is_told() {
+        let rival = json!({ "address": "192.0.2.9", "since_ms": 0, "seen_ms": 997_000 });
+        let node = json!({ "id": "edge-7", "seen_ms": 1_000_000 });
+        let list = json!({
+            "now_ms": 1_000_000,
+            "nodes": [{ "node": node, "standing": "live", "rival": rival }, { "rival": null }],
+            "revoked": [{ "id": "edge-8", "since_ms": 940_000 }],
+        });
+        // The clock here is of no interest.
+        let table = table(&list, 7);
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(
+            lines[1].starts_with("edge-7 ") && lines[1].contains(" live ") && lines[1].contains(" 0 s"),
+            "{table}"
+        );
+        assert!(lines[3].starts_with("edge-8 ") && lines[3].contains(" revoked "), "{table}");
+        assert_eq!(
+            lines[4..],
+            ["", "two machines are edge-7: the one at 192.0.2.9 is refused, heard 3 s ago"]
+        );
     }
 }
