@@ -13,7 +13,7 @@ use prometheus::Registry;
 use skerry_core::api::{Apis, Call, Demand, Elsewhere};
 use skerry_core::connection::Connection;
 use skerry_core::{Body, problem};
-use skerry_store::Store;
+use skerry_store::{Catalogue, Store};
 
 use crate::answer::answer;
 use crate::body::Source;
@@ -65,6 +65,7 @@ pub struct Cache {
     pub(crate) flights: Flights,
     pub(crate) apart: Apart,
     pub(crate) tickets: Tickets,
+    pub(crate) catalogue: OnceLock<Catalogue>,
     apis: OnceLock<Apis>,
     pub(crate) elsewhere: OnceLock<Arc<dyn Elsewhere>>,
     pub(crate) demand: OnceLock<Arc<dyn Demand>>,
@@ -123,6 +124,7 @@ impl Cache {
             flights: Flights::default(),
             apart: Apart::default(),
             tickets: Tickets::default(),
+            catalogue: OnceLock::new(),
             apis: OnceLock::new(),
             elsewhere: OnceLock::new(),
             demand: OnceLock::new(),

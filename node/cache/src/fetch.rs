@@ -2,7 +2,8 @@
 //!
 //! A flight is one exchange; it runs on the background runtime, so that it outlives the client
 //! that began it. It lands once its header is understood: as an object (whose body may still be
-//! coming), or as something that only the first client can have.
+//! coming), or as something that only the first client can have. Missing parts of an object that is
+//! there are fetched in `missing`.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,14 +16,13 @@ use skerry_core::Body;
 use skerry_core::lane::Interim;
 use tokio::sync::{oneshot, watch};
 
-use crate::body::Source;
+use crate::adopt::Known;
 use crate::engine::Cache;
 use crate::error::FetchError;
 use crate::exchange::is_error;
 use crate::fill::Fill;
 use crate::index::Key;
 use crate::object::{Content, Object, Times, Variant, declared_length, now_ms};
-use crate::pump::Ends;
 use crate::purge::Effect;
 use crate::rfc::conditional::{add_validators, has_validator, remove_conditions, validators_agree};
 use crate::rfc::content_range::ContentRange;
@@ -53,6 +53,8 @@ pub enum Landing {
         part: Option<(Range<u64>, HeaderValue)>,
         /// Its body on its way, held for who has not begun to read it.
         fill: Option<Arc<Fill>>,
+        /// Whether its bytes were here already, as a resource.
+        held: bool,
     },
     /// The origin answered with an error, and the stale object may be served instead.
     Error(StatusCode),
@@ -85,7 +87,9 @@ pub struct Ask {
     pub range: Option<HeaderValue>,
     /// The object to validate.
     pub stored: Option<Arc<Object>>,
-    /// Whether a stale answer may replace an error.
+    /// What is held of the target, if that may be newer.
+    pub known: Option<Arc<Known>>,
+    /// Whether something that is stored or held may replace an error.
     pub stale_if_error: bool,
     /// What the index had for this request, whether it may be used or not.
     pub seen: Option<Arc<Object>>,
@@ -166,6 +170,7 @@ impl Cache {
             selected_by,
             part: None,
             fill: None,
+            held: false,
         })
     }
 
@@ -177,6 +182,26 @@ impl Cache {
         listed: Option<Listed>,
     ) {
         let purge_seen = self.index.purges.current();
+        if let Some(known) = &ask.known
+            && let Some(variant) = self.adopt(&ask, known, purge_seen).await
+        {
+            drop(listed);
+            let (object, selected_by) = (variant.object.clone(), variant.selected_by());
+            let status = object.status;
+            let what = Landing::Object {
+                object,
+                status,
+                stored: true,
+                selected_by,
+                part: None,
+                fill: None,
+                held: true,
+            };
+            landing.send_replace(Some(what.clone()));
+            let _ = boarded.send(Boarded::Landed(what));
+            self.persist(&ask.site, ask.key, variant).await;
+            return;
+        }
         let mut headers = self.origin_headers(&ask.headers);
         remove_conditions(&mut headers);
         headers.remove(header::RANGE);
@@ -215,6 +240,11 @@ impl Cache {
         };
         ensure_date(response.headers_mut(), times.response / 1000);
         let status = response.status();
+        let has_another = status.is_success()
+            || matches!(status, StatusCode::NOT_MODIFIED | StatusCode::NOT_FOUND | StatusCode::GONE);
+        if ask.known.is_some() && has_another {
+            self.forget_source(&ask.site, &ask.key.target).await;
+        }
         if status == StatusCode::NOT_MODIFIED
             && let Some(stored) = validating
         {
@@ -223,7 +253,8 @@ impl Cache {
             drop(listed);
             let stored = selected_by.is_some();
             let selected_by = selected_by.unwrap_or_default();
-            let what = Landing::Object { object, status, stored, selected_by, part: None, fill: None };
+            let what =
+                Landing::Object { object, status, stored, selected_by, part: None, fill: None, held: false };
             // What may not be kept is for this client alone.
             land(if stored { what.clone() } else { Landing::Alone });
             let _ = boarded.send(Boarded::Landed(what));
@@ -249,7 +280,7 @@ impl Cache {
     }
 
     /// Whether an answer may be kept, and which part of the object it is.
-    fn storable(
+    pub(crate) fn storable(
         &self,
         ask: &Ask,
         request: &HeaderMap,
@@ -352,6 +383,7 @@ impl Cache {
             selected_by,
             part: relayed,
             fill: Some(fill.clone()),
+            held: false,
         };
         landing.send_replace(Some(what.clone()));
         // The first client's place is taken before the pump runs, so that it is never unwatched.
@@ -391,87 +423,8 @@ impl Cache {
         }
     }
 
-    /// Fetches the missing bytes at the start of `wanted` of an object that is held in part. One
-    /// exchange serves everybody who misses them.
-    pub(crate) async fn fetch_missing(
-        self: Arc<Self>,
-        source: Source,
-        wanted: Range<u64>,
-    ) -> Result<Arc<Fill>, FetchError> {
-        let content = source.object.body.clone();
-        let length = content.length().ok_or(FetchError::Changed)?;
-        if !source.object.has_strong_validator() {
-            self.forget(&source.site, source.key.clone(), Some(source.object.uid)).await;
-            return Err(FetchError::Changed);
-        }
-        let chunk = u64::from(self.store.config().chunk_bytes);
-        let (missing, fill) = {
-            let extents = content.extents.read();
-            let mut start = wanted.start - wanted.start % chunk;
-            while let Some(held) = extents.at(start).filter(|_| start < wanted.start) {
-                start = held.range().end.min(wanted.start);
-            }
-            let wanted_end =
-                wanted.end.min(length).checked_next_multiple_of(chunk).unwrap_or(length).min(length);
-            let missing = start..extents.next_held(wanted.start, wanted_end).max(wanted.start + 1);
-            let mut fills = content.fills.lock();
-            fills.retain(|fill| fill.strong_count() > 0);
-            if let Some(running) =
-                fills.iter().filter_map(std::sync::Weak::upgrade).find(|fill| fill.covers(wanted.start))
-            {
-                return Ok(running);
-            }
-            let fill = Fill::new(missing.start, Some(missing.end), Some(self.reach()));
-            fills.push(Arc::downgrade(&fill));
-            (missing, fill)
-        };
-        let variant = Variant::of(source.object.clone(), &source.request).ok_or(FetchError::Changed)?;
-        let cache = self.clone();
-        let (running, place) = (fill.clone(), fill.reader(missing.start));
-        self.background.spawn(async move {
-            let _ends = Ends(running.clone());
-            let outcome = cache.slice(&source, &missing, length).await;
-            match outcome {
-                Ok(body) => {
-                    cache.pump(&source.site, &source.key, &variant, &running, missing, body, place).await;
-                }
-                Err(error) => {
-                    if matches!(error, FetchError::Changed) {
-                        cache.forget(&source.site, source.key.clone(), Some(source.object.uid)).await;
-                    }
-                    running.finish(Err(error));
-                }
-            }
-        });
-        Ok(fill)
-    }
-
-    /// Asks for exactly these bytes of exactly this version.
-    async fn slice(&self, source: &Source, missing: &Range<u64>, length: u64) -> Result<Body, FetchError> {
-        let stored = &source.object.headers;
-        let mut headers = self.origin_headers(&source.request);
-        remove_conditions(&mut headers);
-        let last = if missing.end == length { String::new() } else { (missing.end - 1).to_string() };
-        if let Ok(range) = HeaderValue::from_str(&format!("bytes={}-{last}", missing.start)) {
-            headers.insert(header::RANGE, range);
-        }
-        if let Some(validator) = stored.get(header::ETAG).or_else(|| stored.get(header::LAST_MODIFIED)) {
-            headers.insert(header::IF_RANGE, validator.clone());
-        }
-        let response =
-            self.exchange(&source.site, Method::GET, &source.key.target, headers, Body::Empty, None).await?;
-        let Some(ContentRange::Bytes { range, total }) = ContentRange::of(response.headers()) else {
-            return Err(FetchError::Changed);
-        };
-        let same = response.status() == StatusCode::PARTIAL_CONTENT
-            && validators_agree(stored, response.headers(), Some(length), total)
-            && range.start == missing.start
-            && range.end >= missing.end;
-        if same { Ok(response.into_body()) } else { Err(FetchError::Changed) }
-    }
-
     /// How far before its bytes a client waits for a fill rather than to have them fetched apart.
-    fn reach(&self) -> u64 {
+    pub(crate) fn reach(&self) -> u64 {
         REACH * u64::from(self.store.config().chunk_bytes)
     }
 
@@ -496,7 +449,7 @@ impl Cache {
 }
 
 /// Whether the origin has said that it answers ranges (RFC 9110 §14.3), or just did.
-fn gives_ranges(answer: &http::response::Parts) -> bool {
+pub(crate) fn gives_ranges(answer: &http::response::Parts) -> bool {
     let accepted = answer.headers.get(header::ACCEPT_RANGES);
     answer.status == StatusCode::PARTIAL_CONTENT || accepted.is_some_and(|value| value == "bytes")
 }

@@ -122,6 +122,22 @@ impl Fill {
         while self.state.lock().end.is_none() && changed.changed().await.is_ok() {}
     }
 
+    /// Waits until the byte at `position` is in the store, or is not going to be.
+    pub async fn left(&self, position: u64) {
+        let mut changed = self.version.subscribe();
+        loop {
+            {
+                let state = self.state.lock();
+                if state.end.is_some() || state.start > position {
+                    return;
+                }
+            }
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// How many clients read it.
     pub fn readers(&self) -> usize {
         self.state.lock().readers.len()
@@ -256,6 +272,20 @@ mod tests {
         assert!(parts.covers(94) && !parts.covers(95));
         parts.push(Bytes::from(vec![0; 15]));
         assert!(parts.covers(99) && !parts.covers(100));
+    }
+
+    #[tokio::test]
+    async fn a_byte_has_left_when_it_is_stored_or_nothing_more_will_be() {
+        let fill = Fill::new(0, Some(6), None);
+        fill.push(Bytes::from_static(b"abcdef"));
+        let has_left = async |position| {
+            tokio::time::timeout(std::time::Duration::ZERO, fill.left(position)).await.is_ok()
+        };
+        assert!(!has_left(0).await);
+        fill.stored(3);
+        assert!(has_left(2).await && !has_left(3).await);
+        fill.finish(Err(FetchError::Draining));
+        assert!(has_left(3).await);
     }
 
     #[tokio::test]

@@ -43,6 +43,7 @@ impl Cache {
             directives,
             range: None,
             stored,
+            known: None,
             stale_if_error,
             seen,
             interim: None,
@@ -74,13 +75,23 @@ impl Cache {
             return self.head(site, key, head, stored, fwd).await;
         }
         let allowed = stored.as_ref().map(|object| self.may_use(site, object, &directives, now_ms()));
-        let stale_if_error = matches!(allowed, Some(Reuse::Stale { allowed_if_error: true, .. }));
+        let known = match (&stored, &seen) {
+            // What the index has is not at hand, and what is held may be no better.
+            (None, Some(_)) => None,
+            _ => self.known(site, &key.target, stored.as_deref()).await,
+        };
+        let may_stand_in = stored.is_none()
+            && known.as_ref().is_some_and(|known| self.may_stand_in(site, &key.target, known, &head.headers));
+        let stale_if_error =
+            matches!(allowed, Some(Reuse::Stale { allowed_if_error: true, .. })) || may_stand_in;
         let headers = Arc::new(head.headers.clone());
         let mut apart = directives.no_store || head.headers.contains_key(header::AUTHORIZATION);
         for _ in 0..3 {
             let mut ask =
                 self.ask(site, &key, &headers, directives, stored.clone(), stale_if_error, seen.clone());
             ask.interim = head.extensions.get().cloned();
+            // What one client alone is to get says nothing of what is held.
+            ask.known = known.clone().filter(|_| !apart);
             if stored.is_none() {
                 ask.range = self.origin_range(&head);
             }
@@ -109,7 +120,7 @@ impl Cache {
                 }
             };
             match landing {
-                Landing::Object { object, status, stored: kept, selected_by, part: relayed, fill } => {
+                Landing::Object { object, status, stored: kept, selected_by, part: relayed, fill, held } => {
                     if collapsed && secondary_key(&selected_by.0, &headers) != selected_by.1 {
                         apart = true;
                         continue;
@@ -128,14 +139,18 @@ impl Cache {
                         fwd_status: Some(status),
                         stored: kept,
                         collapsed,
+                        detail: held.then_some("held"),
                         ..CacheStatus::default()
                     };
-                    if validated && !self.is_at_hand(&source, &head).await {
-                        // The origin confirmed a body that is gone by now.
+                    if (validated || held) && !self.is_at_hand(&source, &head).await {
+                        // The origin confirmed bytes that are gone by now.
                         let seen = Some(source.object);
                         return Box::pin(self.forward(site, key, head, directives, None, fwd, seen)).await;
                     }
-                    let result = if validated { CacheResult::Revalidated } else { CacheResult::Miss };
+                    let result = match validated || held {
+                        true => CacheResult::Revalidated,
+                        false => CacheResult::Miss,
+                    };
                     let relayed =
                         relayed.filter(|_| !collapsed && head.headers.get(header::RANGE) == asked.as_ref());
                     let response = match relayed {
@@ -157,7 +172,7 @@ impl Cache {
         pass(problem::response(StatusCode::BAD_GATEWAY, detail))
     }
 
-    /// After a failure: the stale object where it may be served, else a problem document.
+    /// After a failure: the stale object or what is held, where it may be served, else a problem document.
     #[expect(clippy::too_many_arguments, reason = "one step of `forward`, with all it knows")]
     async fn stale_or(
         self: &Arc<Self>,
@@ -169,6 +184,12 @@ impl Cache {
         failure: Result<StatusCode, FetchError>,
         allowed: bool,
     ) -> Done {
+        // Where something is stored the origin has said whether it may stand in, and nothing else may.
+        if stored.is_none()
+            && let Some(done) = self.stand_in(site, key, head, failure.as_ref().ok().copied()).await
+        {
+            return done;
+        }
         if let (true, Some(object)) = (allowed, stored) {
             let now = now_ms();
             let ttl = object.lifetime.seconds as i64 - object.age(now) as i64;

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
@@ -16,9 +17,9 @@ use parking_lot::Mutex;
 use skerry_core::Body;
 use skerry_core::bucket::Bucket;
 use skerry_core::role::BoxFuture;
-use skerry_store::catalogue::{CameFrom, CatalogueError, Progress, Refill};
+use skerry_store::catalogue::{Answer, CameFrom, CatalogueError, Progress, Refill};
 use skerry_store::digest::Ingest;
-use skerry_store::{Catalogue, Held, Store, StoreError};
+use skerry_store::{Catalogue, ChunkId, Held, Store, StoreError};
 use skerry_wire::metainfo::Kind;
 
 use crate::body::Source;
@@ -31,6 +32,8 @@ use crate::site::Site;
 
 /// How often what was evicted while it was being read is fetched again.
 const TRIES: usize = 3;
+/// How long a chunk that was fetched again may take from its reader to the store.
+const SETTLED: Duration = Duration::from_secs(10);
 /// Longest file name of a resource, bytes.
 const LONGEST_NAME: usize = 200;
 
@@ -142,11 +145,16 @@ impl Cache {
                 // The last bytes reach their readers before they reach the store.
                 variant.object.body.filled().await;
             }
-            let Some(variant) = variant.filter(|variant| variant.object.body.is_complete()) else {
-                if let Some(pin) = &wanted.pin {
-                    self.room(pin, progress.received.load(Relaxed)).await?;
+            let variant = match variant {
+                Some(variant) if variant.object.body.is_complete() => variant,
+                part => {
+                    if let Some(pin) = &wanted.pin {
+                        let room = self.room(pin, progress.received.load(Relaxed)).await;
+                        self.keep_only(catalogue, pin, part.as_ref()).await?;
+                        room?;
+                    }
+                    return Err(HoldError::NotKept("the store has no room".into()));
                 }
-                return Err(HoldError::NotKept("the store has no room".into()));
             };
             if let Some(held) = self.record(&site, &key, &variant, catalogue, &wanted).await? {
                 self.persist(&site, key, variant).await;
@@ -172,10 +180,15 @@ impl Cache {
         if matches!(done.result, CacheResult::Pass) {
             return Err(HoldError::NotKept("the origin or the site's limits forbid it".into()));
         }
+        let variant = self.variant(site, key).await;
+        if variant.is_none() && done.result == CacheResult::Stale {
+            // What is held stands in for an origin that fails.
+            return Err(HoldError::Status(StatusCode::GATEWAY_TIMEOUT));
+        }
         let length = crate::object::declared_length(&head.headers).unwrap_or(0);
         progress.length.store(length, Relaxed);
         progress.received.store(0, Relaxed);
-        if self.variant(site, key).await.is_some_and(|variant| variant.object.body.is_complete()) {
+        if variant.is_some_and(|variant| variant.object.body.is_complete()) {
             // Every chunk is read once more anyway.
             progress.received.store(length, Relaxed);
             return Ok(());
@@ -202,6 +215,30 @@ impl Cache {
             return Err(StoreError::PinnedFull { used: quota - room, quota, asked }.into());
         }
         Ok(())
+    }
+
+    /// Lets go of what is pinned under `pin` and is no part of what came: an earlier hold may have begun
+    /// with another version, which is in the way of the next one. What is on record is not touched.
+    async fn keep_only(
+        &self,
+        catalogue: &Catalogue,
+        pin: &str,
+        part: Option<&Variant>,
+    ) -> Result<(), StoreError> {
+        let chunk = self.store.config().chunk_bytes as usize;
+        let chunks = part.map(|part| {
+            let extents = part.object.body.extents.read();
+            let end = extents.iter().last().map_or(0, |last| last.range().end);
+            let nothing = ChunkId([0; 32]);
+            let at = |offset| extents.at(offset).map_or(nothing, |held| held.chunk.id);
+            (0..end).step_by(chunk).map(at).collect::<Vec<_>>()
+        });
+        let (catalogue, pin, chunks) = (catalogue.clone(), pin.to_owned(), chunks.unwrap_or_default());
+        let keep = move |store: &Store| match catalogue.pinned_by(&pin) {
+            Some(_) => Ok(()),
+            None => store.keep_parts_blocking(&pin, &chunks),
+        };
+        self.on_store(keep).await
     }
 
     /// Does something with the store on a blocking thread.
@@ -291,7 +328,9 @@ impl Cache {
             pin: wanted.pin.clone(),
             added_ms: now_ms(),
         };
-        let (catalogue, store) = (catalogue.clone(), self.store.clone());
+        // A purge while it was on its way concerns it.
+        let answer = Answer::of(&object.headers, object.times.request);
+        let (catalogue, store, from) = (catalogue.clone(), self.store.clone(), wanted.from.clone());
         let add = move || {
             store.flush_pins_blocking()?;
             // First, so that what no torrent can be made of is not on record either.
@@ -299,7 +338,11 @@ impl Cache {
             for kind in [Kind::Hybrid, Kind::V1, Kind::V2] {
                 catalogue.add_torrent_of(&held, kind)?;
             }
-            catalogue.add(held)
+            let held = catalogue.add(held)?;
+            if let Err(error) = catalogue.tell(&from, &held.id(), &answer) {
+                log::warn!(resource:% = held.id(); "what its origin said of it is not on record: {error}");
+            }
+            Ok::<_, CatalogueError>(held)
         };
         let held = tokio::task::spawn_blocking(add).await.map_err(|_| StoreError::Closing)??;
         Ok(Some(held))
@@ -342,7 +385,14 @@ impl Refill for FromOrigin {
             if !whole && done.response.status() != StatusCode::PARTIAL_CONTENT {
                 return None;
             }
-            collect(done.response.into_body(), length).await
+            let bytes = collect(done.response.into_body(), length).await?;
+            // The last bytes reach their readers before they reach the store, and are to be there but once.
+            let last = start + length - 1;
+            let fill = cache.variant(&site, &key).await.and_then(|variant| variant.object.body.fill_at(last));
+            if let Some(fill) = fill {
+                let _ = tokio::time::timeout(SETTLED, fill.left(last)).await;
+            }
+            Some(bytes)
         };
         Box::pin(again)
     }
@@ -379,7 +429,7 @@ fn ask(site: &Site, key: &Key, range: Option<std::ops::Range<u64>>) -> http::req
 }
 
 /// Its fields.
-fn fields(site: &Site) -> HeaderMap {
+pub(crate) fn fields(site: &Site) -> HeaderMap {
     let mut fields = HeaderMap::new();
     fields.extend(HeaderValue::from_str(&site.name).ok().map(|host| (header::HOST, host)));
     fields
@@ -392,7 +442,7 @@ fn is_target(text: &str) -> bool {
 }
 
 /// The last part of a target's path as a file name.
-fn file_name(target: &str) -> String {
+pub fn file_name(target: &str) -> String {
     let path = target.split('?').next().unwrap_or_default();
     let last = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or("resource");
     clean_name(&percent_encoding::percent_decode_str(last).decode_utf8_lossy())

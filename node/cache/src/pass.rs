@@ -48,6 +48,7 @@ impl Cache {
         if !is_safe(&method) {
             for target in invalidation_targets(&method, response.status(), &own, &target, response.headers())
             {
+                self.forget_source(site, &target).await;
                 self.forget(site, Key { site: site.name.clone(), target: target.into() }, None).await;
             }
         }

@@ -1,8 +1,9 @@
 //! Purges by prefix and tag, and whole targets: one record each, whatever they concern.
 //!
-//! A purge gets the next number and is written down. An object remembers the number that was
-//! current when it was requested; it is purged when a younger purge names it. An object in memory
-//! is checked once after each purge, against hash and tree look-ups, not against all purges.
+//! A purge gets a number and is written down: the time in milliseconds since 1970, or one more than the
+//! last. An object remembers the number that was current when it was requested; it is purged when a younger
+//! purge names it. What has no number has a time instead. An object in memory is checked once after each
+//! purge, against hash and tree look-ups, not against all purges.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -13,6 +14,8 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use skerry_store::StoreError;
 use skerry_store::meta::{Change, Meta, Table};
+
+use crate::object::now_ms;
 
 /// Purges kept apart; past that they all become one hard purge of everything.
 const MAX_PURGES: usize = 10_000;
@@ -103,7 +106,7 @@ impl Purges {
     /// Writes a purge down; durable when it returns. Blocks for the disk.
     pub fn add(&self, meta: &Meta, scope: Scope, effect: Effect) -> Result<(), StoreError> {
         let mut tables = self.tables.write();
-        let number = self.current.load(Relaxed) + 1;
+        let number = (self.current.load(Relaxed) + 1).max(now_ms());
         let (scope, effect, mut changes) = if tables.count >= MAX_PURGES {
             let mut old = Vec::new();
             meta.scan(Table::Purges, b"", |key, _| {

@@ -3,17 +3,16 @@
 
 mod admin;
 mod data;
+mod description;
 mod torrent;
 
 use std::sync::{Arc, OnceLock};
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
-use serde_json::json;
 use skerry_core::api::{Api, Call, Elsewhere};
 use skerry_core::bucket::Bucket;
 use skerry_core::role::BoxFuture;
-use skerry_core::{Body, admin::json as json_answer, problem};
-use skerry_store::chunk::hex;
+use skerry_core::{Body, problem};
 use skerry_store::{Catalogue, ChunkId, Held};
 
 use crate::engine::Cache;
@@ -31,8 +30,10 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Over a cache and its catalogue; `trackers` are named in torrents.
+    /// Over a cache and its catalogue, which answers for the cache's targets from here on; `trackers` are
+    /// named in torrents.
     pub fn new(cache: Arc<Cache>, catalogue: Catalogue, trackers: Vec<String>) -> Arc<Self> {
+        cache.know(catalogue.clone());
         Arc::new(Self { cache, catalogue, trackers, rate: Arc::new(Bucket::new(0)), owners: OnceLock::new() })
     }
 
@@ -94,7 +95,7 @@ impl Api for Resources {
                     Err(refusal) => refusal,
                 },
                 (None, None) => match self.find(id).await {
-                    Ok(held) => self.describe(&held, &base),
+                    Ok(held) => self.describe(held, &base).await,
                     Err(refusal) => refusal,
                 },
                 (None, Some("data")) => match self.find(id).await {
@@ -119,25 +120,6 @@ impl Api for Resources {
             };
             if call.request.method() == Method::HEAD { answer.map(|_| Body::Empty) } else { answer }
         })
-    }
-}
-
-impl Resources {
-    /// `GET resources/ID`.
-    fn describe(&self, held: &Held, base: &str) -> Response<Body> {
-        let resource = &held.resource;
-        let chunks: Vec<String> = resource.chunks.iter().map(ToString::to_string).collect();
-        json_answer(&json!({
-            "id": resource.id(),
-            "name": held.name,
-            "media_type": held.media_type,
-            "length": resource.length,
-            "chunk_length": resource.chunk_length,
-            "chunks": chunks,
-            "sha256": hex(&resource.sha256),
-            "torrent": format!("{base}/.skerry/v1/resources/{}.torrent", resource.id()),
-            "sources": [data_url(base, held)],
-        }))
     }
 }
 

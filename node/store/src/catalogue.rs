@@ -1,24 +1,29 @@
 //! The catalogue: what the node holds as resources and torrents, beside the cache's objects.
 //!
-//! A record says what a resource is (its chunks in order) and where it came from; the chunks
+//! A record says what a resource is (its chunks in order) and where it came from (`sources`); the chunks
 //! themselves may be gone when they are not pinned, and are then fetched again from there, if that
-//! is allowed ([`Refill`]). Torrents are views of resources: their metainfo, and which resource each
-//! of their files is, so that a file of two torrents is stored once.
+//! is allowed (`chunks`). It stays as long as one of those who have it pinned wants it (`owners`). Torrents
+//! are views of resources: their metainfo, and which resource each of their files is, so that a file of two
+//! torrents is stored once (`torrents`).
 
-use std::collections::HashSet;
+mod chunks;
+mod owners;
+mod sources;
+mod torrents;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
-use skerry_core::role::BoxFuture;
-use skerry_wire::Sha1Hash;
-use skerry_wire::metainfo::{Builder, FileHash, Hashes, Kind, Metainfo, NewFile};
 use tokio::sync::watch;
 
+pub use self::chunks::Refill;
+use self::owners::Owners;
+pub use self::sources::{Answer, Source};
+pub use self::torrents::Torrent;
 use crate::digest::Resource;
 use crate::meta::{Change, Table};
 use crate::{ChunkId, Located, Store, StoreError};
@@ -29,7 +34,8 @@ const RECORDS: u64 = 64 << 20;
 const REFILLS: usize = 16;
 
 /// Before the names to pin under that nobody goes on with after a restart: what the catalogue finds
-/// under one when it is opened, and is no resource's, is let go of.
+/// under one when it is opened, and is no resource's, is let go of. They have one owner: of two for one
+/// resource the newer takes the older's place.
 pub const ONCE: &str = "once ";
 
 /// A resource on record.
@@ -45,7 +51,8 @@ pub struct Held {
     pub media_type: String,
     /// Where it can be fetched again.
     pub from: Option<CameFrom>,
-    /// The name that its chunks are pinned under, and no other resource's.
+    /// A name that its chunks are pinned under, and no other resource's. There may be more of them:
+    /// [`Catalogue::owners`] has all.
     pub pin: Option<String>,
     /// Milliseconds since 1970.
     pub added_ms: u64,
@@ -83,21 +90,6 @@ impl Held {
     }
 }
 
-/// A torrent on record.
-#[derive(Debug)]
-pub struct Torrent {
-    /// What it says, with its exact info dictionary.
-    pub metainfo: Metainfo,
-    /// The resource of each of its files; `None` for padding and for empty files.
-    pub files: Vec<Option<ChunkId>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct TorrentRecord {
-    metainfo: Vec<u8>,
-    files: Vec<Option<ChunkId>>,
-}
-
 /// How far a fetch of a resource is.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -105,12 +97,6 @@ pub struct Progress {
     pub received: AtomicU64,
     /// Bytes of the whole, once they are known; else 0.
     pub length: AtomicU64,
-}
-
-/// Fetches a chunk that is not held any more.
-pub trait Refill: Send + Sync {
-    /// The bytes of chunk `index`; `None` when they cannot be had. Who asks checks them.
-    fn chunk(&self, held: Arc<Held>, index: usize) -> BoxFuture<'static, Option<Bytes>>;
 }
 
 /// The catalogue; cheap to clone.
@@ -124,9 +110,9 @@ struct Inner {
     refill: RwLock<Option<Arc<dyn Refill>>>,
     refills: tokio::sync::Semaphore,
     changed: watch::Sender<u64>,
-    /// Resources on record and in memory are changed by one thread at a time, and records are read into
-    /// memory by it.
-    changes: Mutex<()>,
+    /// Who wants what. Resources on record and in memory are changed by one thread at a time, which has
+    /// this, and records are read into memory by it.
+    owners: Mutex<Owners>,
     /// Resources on record, and their bytes.
     count: AtomicU64,
     bytes: AtomicU64,
@@ -152,35 +138,38 @@ impl Catalogue {
     /// broke off have pinned ([`ONCE`]).
     pub fn open(store: Store) -> Result<Self, StoreError> {
         let (mut count, mut bytes, mut unread) = (0, 0, 0);
-        let mut pins = HashSet::new();
+        let mut owners = Owners::default();
         store.meta().scan(Table::Resources, b"", |_, value| {
             match postcard::from_bytes::<Held>(value) {
                 Ok(held) => {
                     count += 1;
                     bytes += held.resource.length;
-                    pins.extend(held.pin);
+                    held.pin.iter().for_each(|pin| owners.found(held.id(), pin));
                 }
                 Err(_) => unread += 1,
             }
             true
         })?;
+        owners.read(&store)?;
         // A record that cannot be read may be of any of them.
         let names = if unread == 0 { store.inner().part_names(ONCE)? } else { Vec::new() };
-        for name in names.iter().filter(|name| !pins.contains(*name)) {
+        for name in names.iter().filter(|name| owners.pinned_by(name).is_none()) {
             log::info!(pin:% = name; "what a hold that was broken off has pinned is let go of");
             store.inner().unpin_parts(name)?;
         }
-        Ok(Self(Arc::new(Inner {
+        let catalogue = Self(Arc::new(Inner {
             store,
             held: Cache::with_weighter(1024, RECORDS, Weigh),
             torrents: Cache::with_weighter(1024, RECORDS, Weigh),
             refill: RwLock::new(None),
             refills: tokio::sync::Semaphore::new(REFILLS),
             changed: watch::Sender::new(0),
-            changes: Mutex::new(()),
+            owners: Mutex::new(owners),
             count: AtomicU64::new(count),
             bytes: AtomicU64::new(bytes),
-        })))
+        }));
+        catalogue.settle();
+        Ok(catalogue)
     }
 
     /// The store it is the catalogue of.
@@ -208,7 +197,7 @@ impl Catalogue {
         if let Some(held) = self.0.held.get(id) {
             return Ok(Some(held));
         }
-        let _one_at_a_time = self.0.changes.lock();
+        let _one_at_a_time = self.0.owners.lock();
         self.load(id)
     }
 
@@ -241,11 +230,20 @@ impl Catalogue {
         })
     }
 
-    /// Puts a resource on record, in place of what was known of it; what is pinned stays so. Blocks for
-    /// the disk.
+    /// Puts a resource on record, in place of what was known of it. What is pinned stays so: the name that
+    /// it comes with joins those that it has. What else was pinned under that name is let go of, a part of
+    /// another version as well as a resource of its own. One that was let go of while it came pins nothing.
+    /// Blocks for the disk.
     pub fn add(&self, mut held: Held) -> Result<Arc<Held>, CatalogueError> {
         let id = held.id();
-        let one_at_a_time = self.0.changes.lock();
+        let mut owners = self.0.owners.lock();
+        if let Some(pin) = &held.pin
+            && !self.0.store.inner().has_parts(pin)?
+        {
+            log::warn!(pin:% = pin, resource:% = id; "it was let go of meanwhile, and the chunks are the cache's");
+            held.pin = None;
+        }
+        let pin = held.pin.clone();
         let before = self.load(&id)?;
         if let Some(before) = &before {
             // 64 bytes may have the id of what they are the two hashes of (BEP 52 tells them apart by this).
@@ -258,181 +256,37 @@ impl Catalogue {
                 held.pin = before.pin.clone();
             }
         }
+        let names_before = before.as_ref().map(|before| owners.of(before)).unwrap_or_default();
+        let (names, mut gone) = owners::joined(&names_before, before.as_deref(), &held);
+        held.pin = names.first().cloned();
         let value = postcard::to_stdvec(&held).map_err(|_| StoreError::Record)?;
-        self.0.store.meta().write(&[Change::Put(Table::Resources, id.0.to_vec(), value)], true)?;
+        let mut changes = owners::changes(&id, &names_before, &names);
+        changes.extend(self.source_of(&held)?);
+        changes.push(Change::Put(Table::Resources, id.0.to_vec(), value));
+        self.0.store.meta().write(&changes, true)?;
         let held = Arc::new(held);
         self.0.held.insert(id, held.clone());
-        drop(one_at_a_time);
-        match before {
-            // What held the bytes before lets go of them.
-            Some(before) => {
-                if let Some(pin) = before.pin.as_ref().filter(|pin| Some(*pin) != held.pin.as_ref()) {
-                    self.let_go(pin);
-                }
+        let other = pin.as_ref().and_then(|pin| owners.pinned_by(pin)).filter(|other| *other != id);
+        owners.set(id, &names_before, &names);
+        if before.is_none() {
+            self.0.count.fetch_add(1, Relaxed);
+            self.0.bytes.fetch_add(held.resource.length, Relaxed);
+        }
+        if let (Some(pin), Some(other)) = (&pin, other) {
+            match self.part(&mut owners, &other, |name| name == pin) {
+                Ok(parted) => gone.extend(parted.into_iter().flat_map(|parted| parted.gone)),
+                Err(error) => log::warn!(resource:% = other; "it stays on record: {error}"),
             }
-            None => {
-                self.0.count.fetch_add(1, Relaxed);
-                self.0.bytes.fetch_add(held.resource.length, Relaxed);
-            }
+        }
+        let is_less = pin.is_some_and(|pin| self.keep_only(&pin, &held));
+        // What held the bytes before lets go of them.
+        gone.iter().for_each(|name| self.let_go(name));
+        drop(owners);
+        if is_less || !gone.is_empty() {
+            self.collect();
         }
         self.0.changed.send_modify(|count| *count += 1);
         Ok(held)
-    }
-
-    /// Takes a resource off the record and lets go of its chunks; false when it is not known. Blocks.
-    pub fn remove(&self, id: &ChunkId) -> Result<bool, StoreError> {
-        let one_at_a_time = self.0.changes.lock();
-        let Some(held) = self.load(id)? else { return Ok(false) };
-        self.0.store.meta().write(&[Change::Delete(Table::Resources, id.0.to_vec())], true)?;
-        self.0.held.remove(id);
-        drop(one_at_a_time);
-        self.0.count.fetch_sub(1, Relaxed);
-        self.0.bytes.fetch_sub(held.resource.length, Relaxed);
-        if let Some(pin) = &held.pin {
-            self.let_go(pin);
-        }
-        self.0.changed.send_modify(|count| *count += 1);
-        Ok(true)
-    }
-
-    /// Lets go of what no resource has pinned any more. The record has changed already: a failure costs
-    /// space, and nothing else.
-    fn let_go(&self, pin: &str) {
-        if let Err(error) = self.0.store.unpin_parts_blocking(pin) {
-            log::warn!(pin:% = pin; "the space of unpinned chunks is not free yet: {error}");
-        }
-    }
-
-    /// Puts a torrent on record whose files are `files`, by their resources. Blocks for the disk.
-    pub fn add_torrent(
-        &self,
-        metainfo: &[u8],
-        files: Vec<Option<ChunkId>>,
-    ) -> Result<Arc<Torrent>, CatalogueError> {
-        let parsed = Metainfo::parse(metainfo)?;
-        let names = names(&parsed);
-        let Some((first, _)) = names.first() else { return Err(CatalogueError::NoHash) };
-        let key = first.to_vec();
-        let record = TorrentRecord { metainfo: metainfo.to_vec(), files };
-        let value = postcard::to_stdvec(&record).map_err(|_| StoreError::Record)?;
-        let mut changes = vec![Change::Put(Table::Torrents, key.clone(), value)];
-        for (hash, keyed) in &names {
-            changes.push(Change::Put(Table::InfoHashes, hash.to_vec(), key.clone()));
-            changes.push(Change::Put(Table::InfoHashes, keyed.to_vec(), hash.to_vec()));
-        }
-        self.0.store.meta().write(&changes, true)?;
-        let torrent = Arc::new(Torrent { metainfo: parsed, files: record.files });
-        for (hash, _) in names {
-            self.0.torrents.insert(hash, torrent.clone());
-        }
-        self.0.changed.send_modify(|count| *count += 1);
-        Ok(torrent)
-    }
-
-    /// The torrent of one resource, with the resource's chunks as its pieces: the same info-hashes on
-    /// every node that gives it the same name. Blocks for the disk the first time.
-    pub fn add_torrent_of(&self, held: &Held, kind: Kind) -> Result<Arc<Torrent>, CatalogueError> {
-        let metainfo = torrent_of(held, kind)?;
-        let first = metainfo.info().hashes().next().map(|hash| hash.wire());
-        if let Some(torrent) = first.map(|hash| self.torrent(&hash)).transpose()?.flatten() {
-            return Ok(torrent);
-        }
-        self.add_torrent(&metainfo.to_bytes(), vec![Some(held.id())])
-    }
-
-    /// A torrent by an info-hash as it stands in a handshake (BEP 3; the first 20 bytes of a v2 one,
-    /// BEP 52). Blocks for a short read of the disk when it was not looked at lately.
-    pub fn torrent(&self, info_hash: &[u8; 20]) -> Result<Option<Arc<Torrent>>, StoreError> {
-        if let Some(torrent) = self.0.torrents.get(info_hash) {
-            return Ok(Some(torrent));
-        }
-        let meta = self.0.store.meta();
-        let Some(key) = meta.get(Table::InfoHashes, info_hash)? else { return Ok(None) };
-        let Some(value) = meta.get(Table::Torrents, &key)? else { return Ok(None) };
-        let record: TorrentRecord = postcard::from_bytes(&value).map_err(|_| StoreError::Record)?;
-        let metainfo = Metainfo::parse(&record.metainfo).map_err(|_| StoreError::Record)?;
-        let torrent = Arc::new(Torrent { metainfo, files: record.files });
-        self.0.torrents.insert(*info_hash, torrent.clone());
-        Ok(Some(torrent))
-    }
-
-    /// The info-hash behind `HASH('req2', SKEY)` of an encrypted handshake.
-    pub fn behind(&self, keyed: &[u8; 20]) -> Result<Option<[u8; 20]>, StoreError> {
-        let found = self.0.store.meta().get(Table::InfoHashes, &keyed_key(keyed))?;
-        Ok(found.and_then(|hash| hash.try_into().ok()))
-    }
-
-    /// Takes a torrent off the record; its resources stay. Blocks.
-    pub fn remove_torrent(&self, info_hash: &[u8; 20]) -> Result<bool, StoreError> {
-        let Some(torrent) = self.torrent(info_hash)? else { return Ok(false) };
-        let names = names(&torrent.metainfo);
-        let mut changes = Vec::new();
-        if let Some((first, _)) = names.first() {
-            changes.push(Change::Delete(Table::Torrents, first.to_vec()));
-        }
-        for (hash, keyed) in names {
-            changes.push(Change::Delete(Table::InfoHashes, hash.to_vec()));
-            changes.push(Change::Delete(Table::InfoHashes, keyed.to_vec()));
-            self.0.torrents.remove(&hash);
-        }
-        self.0.store.meta().write(&changes, true)?;
-        self.0.changed.send_modify(|count| *count += 1);
-        Ok(true)
-    }
-
-    /// Every torrent's first info-hash, in their order, at most `most` from `from` on.
-    pub fn torrents(&self, from: &[u8], most: usize) -> Result<Vec<[u8; 20]>, StoreError> {
-        let mut found = Vec::new();
-        self.0.store.meta().scan_from(Table::Torrents, from, |key, _| {
-            found.extend(<[u8; 20]>::try_from(key).ok());
-            found.len() < most
-        })?;
-        Ok(found)
-    }
-
-    /// Which chunks of a resource are held, as far as can be told without reading them. Blocks.
-    pub fn presence(&self, held: &Held) -> Result<Vec<bool>, StoreError> {
-        let chunks = held.resource.chunks.len();
-        if held.pin.is_some() {
-            return Ok(vec![true; chunks]);
-        }
-        let located = (0..chunks).filter_map(|index| held.located(index));
-        located.map(|chunk| self.0.store.may_hold(&chunk)).collect()
-    }
-
-    /// A chunk of a resource: from memory, from the disk, or, when it is gone, fetched again from where
-    /// it came and checked. `None` when it cannot be had.
-    pub async fn chunk(&self, held: &Arc<Held>, index: usize) -> Result<Option<Bytes>, StoreError> {
-        let Some(located) = held.located(index) else { return Ok(None) };
-        let length = held.chunk_length(index) as usize;
-        let whole = move |bytes: &Bytes| bytes.len() == length;
-        if let Some(bytes) = self.0.store.read(located).await?.filter(whole) {
-            return Ok(Some(bytes));
-        }
-        let Some(refill) = self.0.refill.read().clone().filter(|_| held.from.is_some()) else {
-            return Ok(None);
-        };
-        let _turn = self.0.refills.acquire().await.map_err(|_| StoreError::Closing)?;
-        // Another may have fetched it meanwhile.
-        if let Some(bytes) = self.0.store.read(located).await?.filter(whole) {
-            return Ok(Some(bytes));
-        }
-        let Some(bytes) = refill.chunk(held.clone(), index).await else { return Ok(None) };
-        let (store, held) = (self.0.store.clone(), held.clone());
-        let checked = move || {
-            let id = ChunkId::of(&bytes);
-            if !whole(&bytes) || id.kept_as(bytes.len()) != located.id {
-                log::warn!(resource:% = held.id(), chunk = index; "the origin has other bytes now");
-                return Ok(None);
-            }
-            // What finds no room can be given all the same; the store has told of it.
-            let _ = match &held.pin {
-                Some(pin) => store.pin_part_blocking(pin, index as u64, id, &bytes),
-                None => store.put_blocking(id, &bytes),
-            };
-            Ok(Some(bytes))
-        };
-        tokio::task::spawn_blocking(checked).await.map_err(|_| StoreError::Closing)?
     }
 }
 
@@ -451,29 +305,6 @@ pub enum CatalogueError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// The torrent of a resource.
-fn torrent_of(held: &Held, kind: Kind) -> Result<Metainfo, skerry_wire::metainfo::Error> {
-    let resource = &held.resource;
-    let file = NewFile { path: vec![held.name.clone()], length: resource.length };
-    let pieces = resource.chunks.iter().map(|chunk| chunk.0).collect();
-    let hashes = Hashes {
-        pieces: resource.sha1_pieces.iter().map(|hash| Sha1Hash(*hash)).collect(),
-        files: vec![FileHash::of_pieces(pieces, resource.length, resource.chunk_length)],
-    };
-    Builder::new(kind, held.name.clone(), resource.chunk_length, vec![file]).build(&hashes)
-}
-
-/// The info-hashes of a torrent as peers name them, each with its keyed form's key.
-fn names(metainfo: &Metainfo) -> Vec<([u8; 20], Vec<u8>)> {
-    let named = metainfo.info().hashes().map(|hash| hash.wire());
-    named.map(|hash| (hash, keyed_key(&skerry_wire::mse::req2(&hash)))).collect()
-}
-
-/// Keyed forms stand beside plain ones, told apart by their length.
-fn keyed_key(keyed: &[u8; 20]) -> Vec<u8> {
-    [b"k".as_slice(), keyed].concat()
 }
 
 #[cfg(test)]

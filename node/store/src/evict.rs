@@ -29,9 +29,14 @@ impl Default for Space {
 }
 
 impl Inner {
-    /// Writes a chunk to the ring, after making room for it. Blocks.
+    /// Writes a chunk to the ring, after making room for it. One that is pinned is not written beside its
+    /// pinned copy: it may go when its pins do. Blocks.
     pub(crate) fn put(&self, id: ChunkId, bytes: &Bytes) -> Result<Located, StoreError> {
         let id = id.kept_as(bytes.len());
+        if self.keeps_pinned(&id, bytes)? {
+            self.memory.insert(id, bytes.clone(), None);
+            return Ok(Located { id, generation: None });
+        }
         let pressed = self.free() < self.config.reserve_bytes;
         self.evict(pressed)?;
         if pressed && self.free() < self.config.reserve_bytes {
@@ -41,6 +46,20 @@ impl Inner {
         self.metrics.written.inc_by(bytes.len() as u64);
         self.memory.insert(id, bytes.clone(), generation);
         Ok(Located { id, generation })
+    }
+
+    /// Writes a chunk again that was gone, unless somebody has done so meanwhile. Where it is goes on
+    /// record: who knows of it knows of another generation. Blocks.
+    pub(crate) fn put_again(&self, id: ChunkId, bytes: &Bytes) -> Result<Located, StoreError> {
+        let kept = id.kept_as(bytes.len());
+        let located = match self.ring.holding(&kept)? {
+            Some(number) => Located { id: kept, generation: Some(number) },
+            None => self.put(id, bytes)?,
+        };
+        if let Some(number) = located.generation {
+            self.meta.put(Table::Saved, &kept.0, &number.to_be_bytes())?;
+        }
+        Ok(located)
     }
 
     /// Drops generations until the ring is within its share; hot chunks are written again first.

@@ -32,8 +32,8 @@ pub enum Table {
     Pins,
     /// How many pins hold a chunk.
     PinnedChunks,
-    /// Cached chunks that were hot when their generation was dropped: chunk id to the generation
-    /// that they were written to again.
+    /// Cached chunks that were written again: when they were hot and their generation was dropped, or
+    /// when they were gone and were fetched again. Chunk id to the generation that has them now.
     Saved,
     /// Resources that are held: resource id to what is known of it.
     Resources,
@@ -43,10 +43,16 @@ pub enum Table {
     InfoHashes,
     /// What the node was told to hold and how far it is.
     Preload,
+    /// Names that a resource is pinned under besides the one in its record: resource id and name.
+    Owners,
+    /// What came from a target last: site and target to the resource.
+    Sources,
+    /// The torrents that a resource is a file of: resource id and the torrent's key.
+    TorrentsOf,
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Objects,
         Self::Extents,
         Self::Purges,
@@ -57,6 +63,9 @@ impl Table {
         Self::Torrents,
         Self::InfoHashes,
         Self::Preload,
+        Self::Owners,
+        Self::Sources,
+        Self::TorrentsOf,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -71,6 +80,9 @@ impl Table {
             Self::Torrents => "torrents",
             Self::InfoHashes => "info-hashes",
             Self::Preload => "preload",
+            Self::Owners => "owners",
+            Self::Sources => "sources",
+            Self::TorrentsOf => "torrents-of",
         }
     }
 }

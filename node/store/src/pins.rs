@@ -171,6 +171,11 @@ impl Inner {
         Ok(Located { id, generation: None })
     }
 
+    /// Whether chunks may be pinned in parts under a name.
+    pub(crate) fn has_parts(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.meta.get(Table::Pins, &part_prefix(name))?.is_some())
+    }
+
     /// The names that begin with `prefix` and that chunks are, or may be, pinned in parts under.
     pub(crate) fn part_names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         let mut names = Vec::new();
@@ -196,6 +201,54 @@ impl Inner {
             self.forget_pinned(&gone)?;
         }
         Ok(())
+    }
+
+    /// Lets go of what is pinned in parts under `name` and stands elsewhere in `chunks`, or nowhere; false
+    /// when there is no such thing.
+    pub(crate) fn keep_parts(&self, name: &str, chunks: &[ChunkId]) -> Result<bool, StoreError> {
+        let _one_at_a_time = self.pins.lock();
+        let prefix = part_prefix(name);
+        let mut over = Vec::new();
+        self.meta.scan(Table::Pins, &prefix, |key, value| {
+            let number = key.get(prefix.len()..).and_then(|number| number.try_into().ok());
+            // The name itself is no part.
+            let Some(number) = number.map(u64::from_be_bytes) else { return true };
+            let own = chunks.chunks(PART as usize).nth(number as usize).unwrap_or_default();
+            let part = postcard::from_bytes::<Vec<ChunkId>>(value).unwrap_or_default();
+            let (kept, gone): (Vec<ChunkId>, Vec<ChunkId>) =
+                part.into_iter().partition(|id| own.contains(id));
+            if !gone.is_empty() {
+                over.push((key.to_vec(), kept, gone));
+            }
+            true
+        })?;
+        let is_over = !over.is_empty();
+        for (key, kept, gone) in over {
+            let value = postcard::to_stdvec(&kept).map_err(|_| StoreError::Record)?;
+            let mut changes = vec![Change::Put(Table::Pins, key, value)];
+            let gone = self.release(&gone, &mut changes)?;
+            self.meta.write(&changes, false)?;
+            self.forget_pinned(&gone)?;
+        }
+        Ok(is_over)
+    }
+
+    /// Whether some name pins a chunk. A copy of it that was lost is written again, in the room that it has.
+    pub(crate) fn keeps_pinned(&self, id: &ChunkId, bytes: &[u8]) -> Result<bool, StoreError> {
+        let is_pinned = || Ok::<_, StoreError>(self.meta.get(Table::PinnedChunks, &id.0)?.is_some());
+        // Nearly always it is not, and then nobody has to wait for who is pinning.
+        if self.ring.pinned.load(Relaxed) == 0 || !is_pinned()? {
+            return Ok(false);
+        }
+        let _one_at_a_time = self.pins.lock();
+        if !is_pinned()? {
+            return Ok(false);
+        }
+        if !self.ring.holds_pinned(id)? {
+            self.copy_to_pinned(id, bytes, 0, true)?;
+            self.metrics.written.inc_by(bytes.len() as u64);
+        }
+        Ok(true)
     }
 
     pub(crate) fn unpin(&self, name: &str) -> Result<bool, StoreError> {
@@ -353,6 +406,24 @@ mod tests {
         store.unpin_parts_blocking("b").unwrap();
         assert!(!store.inner().ring.holds_pinned(&id).unwrap());
         assert_eq!(pinned(&store), 0);
+    }
+
+    #[test]
+    fn a_pinned_chunk_that_comes_again_is_not_written_beside_its_pin() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let (id, bytes) = chunk(1);
+        store.open_parts_blocking("a").unwrap();
+        let located = store.pin_part_blocking("a", 0, id, &bytes).unwrap();
+        let ring = &store.inner().ring;
+        assert_eq!(store.put_blocking(id, &bytes).unwrap(), located);
+        assert_eq!((ring.holding(&id).unwrap(), pinned(&store)), (None, CHUNK));
+        // Nor when its copy was lost: it is the pin's then.
+        ring.delete_pinned(&id).unwrap();
+        assert_eq!(store.put_again_blocking(id, &bytes).unwrap(), located);
+        assert!(ring.holds_pinned(&id).unwrap() && pinned(&store) == CHUNK);
+        store.unpin_parts_blocking("a").unwrap();
+        assert!(store.put_blocking(id, &bytes).unwrap().generation.is_some());
     }
 
     #[test]

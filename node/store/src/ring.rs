@@ -382,6 +382,17 @@ impl Ring {
         self.generations.read().iter().find(|family| family.number == Some(number)).cloned()
     }
 
+    /// The newest generation that has a sound copy of the chunk. Reads it.
+    pub(crate) fn holding(&self, id: &ChunkId) -> Result<Option<u64>, StoreError> {
+        let generations: Vec<Arc<Family>> = self.generations.read().iter().rev().cloned().collect();
+        for generation in generations {
+            if matches!(generation.get(id)?, Found::Sound(_)) {
+                return Ok(generation.number);
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether the pinned family has a sound copy of the chunk.
     pub(crate) fn holds_pinned(&self, id: &ChunkId) -> Result<bool, StoreError> {
         Ok(matches!(self.pinned_family.get(id)?, Found::Sound(_)))

@@ -175,6 +175,13 @@ impl Store {
         result
     }
 
+    /// Writes a chunk again that was evicted, unless it is there by now. Blocks.
+    pub(crate) fn put_again_blocking(&self, id: ChunkId, bytes: &Bytes) -> Result<Located, StoreError> {
+        let result = self.0.put_again(id, bytes);
+        self.0.note(&result);
+        result
+    }
+
     /// Writes a chunk for the cache.
     pub async fn put(&self, bytes: Bytes) -> Result<Located, StoreError> {
         let store = self.clone();
@@ -219,6 +226,12 @@ impl Store {
     /// Makes what was pinned in parts durable. Blocks.
     pub fn flush_pins_blocking(&self) -> Result<(), StoreError> {
         self.0.ring.flush_pinned()
+    }
+
+    /// Lets go of what is pinned in parts under `name`, but for the chunks of one thing: `chunks`, as they
+    /// are kept, in their order. Blocks.
+    pub fn keep_parts_blocking(&self, name: &str, chunks: &[ChunkId]) -> Result<(), StoreError> {
+        if self.0.keep_parts(name, chunks)? { self.0.ring.collect_pinned() } else { Ok(()) }
     }
 
     /// Lets go of everything that was pinned in parts under `name`. Blocks.

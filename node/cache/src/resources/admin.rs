@@ -55,7 +55,7 @@ impl Role for Resources {
                 (&Method::GET, "/resources") => self.listed(request.uri().query()).await,
                 (&Method::POST, "/torrents") => self.add_torrent(request.uri().query(), request.body()).await,
                 (&Method::DELETE, _) => match path.strip_prefix("/resources/") {
-                    Some(id) => self.remove(id).await,
+                    Some(id) => self.remove(id, request.uri().query()).await,
                     None => return None,
                 },
                 _ => return None,
@@ -142,7 +142,7 @@ impl Resources {
                 if resources.len() == PAGE {
                     next = Some(held.id().to_string());
                 } else {
-                    resources.push(line(&held));
+                    resources.push(line(&held, &catalogue.owners(&held)));
                 }
                 next.is_none()
             })?;
@@ -154,26 +154,55 @@ impl Resources {
         }
     }
 
-    async fn remove(&self, id: &str) -> Response<Body> {
+    /// Takes the operators' pin off a resource, and the resource off the record when nobody else has it
+    /// pinned; with `?force=true` whoever has.
+    async fn remove(&self, id: &str, query: Option<&str>) -> Response<Body> {
+        let force = match query {
+            None => false,
+            Some("force=true") => true,
+            Some(query) => {
+                let detail = format!("`{query}` is not known; write force=true, or nothing");
+                return problem::response(StatusCode::BAD_REQUEST, &detail);
+            }
+        };
         let held = match self.find(id).await {
             Ok(held) => held,
             Err(refusal) => return refusal,
         };
         let catalogue = self.catalogue.clone();
-        match tokio::task::spawn_blocking(move || catalogue.remove(&held.id())).await {
-            Ok(Ok(_)) => json_answer(&json!({ "removed": true })),
+        let release = move || catalogue.release(&held.id(), |name| force || name.starts_with(ONCE));
+        match tokio::task::spawn_blocking(release).await {
+            Ok(Ok(left)) => {
+                let left = left.unwrap_or_default();
+                json_answer(&match left.is_empty() {
+                    true => json!({ "removed": true }),
+                    false => json!({ "removed": false, "pinned_by": owners(&left) }),
+                })
+            }
             Ok(Err(error)) => problem::response(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
             Err(_) => problem::response(StatusCode::SERVICE_UNAVAILABLE, "the node is draining"),
         }
     }
 }
 
-fn line(held: &Held) -> serde_json::Value {
+/// Who has something pinned, in a word each.
+fn owners(names: &[String]) -> Vec<&str> {
+    fn word(name: &str) -> &str {
+        if name.starts_with(ONCE) { "operator" } else { name.split(' ').next().unwrap_or_default() }
+    }
+    let mut words: Vec<&str> = names.iter().map(|name| word(name)).collect();
+    words.sort_unstable();
+    words.dedup();
+    words
+}
+
+fn line(held: &Held, names: &[String]) -> serde_json::Value {
     json!({
         "id": held.id().to_string(),
         "name": held.name,
         "length": held.resource.length,
         "pinned": held.pin.is_some(),
+        "pinned_by": owners(names),
         "site": held.from.as_ref().map(|from| &from.site),
         "path": held.from.as_ref().map(|from| &from.target),
     })

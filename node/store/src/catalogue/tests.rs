@@ -1,8 +1,12 @@
-//! Resources on record: replaced, removed, broken off, fetched again.
+//! Resources on record: replaced, removed, broken off, fetched again; their owners, sources and torrents.
 
 use std::path::Path;
 
+use bytes::Bytes;
+use http::HeaderMap;
 use prometheus::Registry;
+use skerry_core::role::BoxFuture;
+use skerry_wire::metainfo::{Builder, FileHash, Hashes, Kind, NewFile};
 
 use super::*;
 use crate::StoreConfig;
@@ -11,11 +15,16 @@ use crate::digest::Ingest;
 const CHUNK: usize = 1 << 18;
 
 fn store(folder: &Path) -> Store {
+    store_of(folder, StoreConfig::default().capacity_bytes)
+}
+
+fn store_of(folder: &Path, capacity_bytes: u64) -> Store {
     let config = StoreConfig {
+        capacity_bytes,
+        pinned_bytes: capacity_bytes / 2,
         chunk_bytes: CHUNK as u32,
         memory_tier_bytes: 0,
         reserve_bytes: 0,
-        ..StoreConfig::default()
     };
     Store::open(folder, &config, &Registry::new()).unwrap()
 }
@@ -65,25 +74,242 @@ impl Refill for Origin {
     }
 }
 
+/// Fetches through a cache, which keeps what comes.
+struct Through(Store, Bytes);
+
+impl Refill for Through {
+    fn chunk(&self, _: Arc<Held>, index: usize) -> BoxFuture<'static, Option<Bytes>> {
+        let end = self.1.len().min((index + 1) * CHUNK);
+        let (store, bytes) = (self.0.clone(), self.1.slice(index * CHUNK..end));
+        Box::pin(async move {
+            store.put(bytes.clone()).await.ok()?;
+            Some(bytes)
+        })
+    }
+}
+
 #[test]
-fn one_resource_has_one_pin_and_a_hold_without_one_takes_none_away() {
+fn a_resource_stays_as_long_as_one_owner_wants_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = content();
+    let whole = bytes.len() as u64;
+    let id = {
+        let store = store(folder.path());
+        let catalogue = Catalogue::open(store.clone()).unwrap();
+        let mut id = ChunkId([0; 32]);
+        for pin in [Some("a"), Some("b"), Some("c"), Some("b"), None] {
+            let added = catalogue.add(held(&store, &bytes, pin)).unwrap();
+            assert_eq!((pinned(&store), added.pin.as_deref()), (whole, Some("a")), "{pin:?}");
+            id = added.id();
+        }
+        let held = catalogue.resource(&id).unwrap().unwrap();
+        assert_eq!(catalogue.owners(&held), ["a", "b", "c"]);
+        assert_eq!(catalogue.release(&id, |name| name == "c").unwrap().unwrap(), ["a", "b"]);
+        assert_eq!(catalogue.release(&id, |name| name == "nobody").unwrap().unwrap(), ["a", "b"]);
+        assert_eq!(store.pinned_in_parts_blocking("c").unwrap(), 0);
+        store.flush_pins_blocking().unwrap();
+        id
+    };
+    let store = store(folder.path());
+    let catalogue = Catalogue::open(store.clone()).unwrap();
+    assert_eq!((catalogue.totals(), pinned(&store)), ((1, whole), whole));
+    // The one that stands in the record goes first.
+    assert_eq!(catalogue.release(&id, |name| name == "a").unwrap().unwrap(), ["b"]);
+    let held = catalogue.resource(&id).unwrap().unwrap();
+    assert_eq!((held.pin.as_deref(), pinned(&store)), (Some("b"), whole));
+    assert_eq!(catalogue.presence(&held).unwrap(), [true; 3]);
+
+    assert!(catalogue.release(&id, |name| name == "b").unwrap().unwrap().is_empty());
+    assert!(catalogue.release(&id, |_| true).unwrap().is_none());
+    assert!(catalogue.resource(&id).unwrap().is_none());
+    assert_eq!((catalogue.totals(), pinned(&store)), ((0, 0), 0));
+}
+
+#[test]
+fn all_that_nobody_goes_on_with_is_one_owner_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let catalogue = Catalogue::open(store.clone()).unwrap();
+    let (one, two, bytes) = (format!("{ONCE}1"), format!("{ONCE}2"), content());
+    for pin in [one.as_str(), "a", two.as_str()] {
+        catalogue.add(held(&store, &bytes, Some(pin))).unwrap();
+    }
+    let id = held(&store, &bytes, None).id();
+    let owners = |id| catalogue.owners(&catalogue.resource(id).unwrap().unwrap());
+    assert_eq!(owners(&id), ["a", two.as_str()]);
+    assert_eq!(store.pinned_in_parts_blocking(&one).unwrap(), 0);
+    assert!(catalogue.remove(&id).unwrap());
+    assert!(!catalogue.remove(&id).unwrap());
+    assert_eq!((catalogue.totals(), pinned(&store)), ((0, 0), 0));
+}
+
+#[test]
+fn a_name_pins_one_version_and_no_part_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let catalogue = Catalogue::open(store.clone()).unwrap();
+    let old = content();
+    let new: Bytes = old.iter().map(|byte| !byte).collect::<Vec<_>>().into();
+    // Of the old version a part came, and it broke off.
+    store.open_parts_blocking("a").unwrap();
+    let part = old.slice(..CHUNK);
+    store.pin_part_blocking("a", 0, ChunkId::of(&part), &part).unwrap();
+    catalogue.add(held(&store, &new, Some("a"))).unwrap();
+    assert_eq!(pinned(&store), new.len() as u64);
+
+    // All of it came, and another wants it, too.
+    for pin in ["a", "b"] {
+        catalogue.add(held(&store, &old, Some(pin))).unwrap();
+    }
+    let (old_id, new_id) = (held(&store, &old, None).id(), held(&store, &new, None).id());
+    assert_eq!(pinned(&store), old.len() as u64);
+    assert!(catalogue.resource(&new_id).unwrap().is_none(), "nobody wants it any more");
+
+    catalogue.add(held(&store, &new, Some("a"))).unwrap();
+    let owners = |id| catalogue.owners(&catalogue.resource(id).unwrap().unwrap());
+    assert_eq!([owners(&old_id), owners(&new_id)], [["b"], ["a"]]);
+    assert_eq!(pinned(&store), 2 * old.len() as u64);
+    // Letting go of one takes nothing from the other.
+    assert!(catalogue.remove(&old_id).unwrap());
+    assert_eq!((pinned(&store), catalogue.totals().0), (new.len() as u64, 1));
+}
+
+#[test]
+fn of_two_versions_that_are_on_record_under_one_name_the_newer_stays() {
+    let old = content();
+    let new: Bytes = old.iter().map(|byte| !byte).collect::<Vec<_>>().into();
+    // Whichever of them is read first.
+    for (one, other) in [(&old, &new), (&new, &old)] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let mut ids = Vec::new();
+        for (bytes, added_ms) in [(one, 7), (other, 8)] {
+            let held = Held { added_ms, ..held(&store, bytes, Some("a")) };
+            let value = postcard::to_stdvec(&held).unwrap();
+            store.meta().put(Table::Resources, &held.id().0, &value).unwrap();
+            ids.push(held.id());
+        }
+        let whole = old.len() as u64;
+        assert_eq!(pinned(&store), 2 * whole);
+        let catalogue = Catalogue::open(store.clone()).unwrap();
+        assert_eq!((catalogue.totals(), pinned(&store)), ((1, whole), whole));
+        assert!(catalogue.resource(&ids[0]).unwrap().is_none());
+        assert_eq!(catalogue.pinned_by("a"), Some(ids[1]));
+        assert!(catalogue.remove(&ids[1]).unwrap());
+        assert_eq!((catalogue.totals(), pinned(&store)), ((0, 0), 0));
+    }
+}
+
+#[test]
+fn a_name_that_was_let_go_of_meanwhile_pins_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let catalogue = Catalogue::open(store.clone()).unwrap();
+    let film = held(&store, &content(), Some("a"));
+    store.unpin_parts_blocking("a").unwrap();
+    let film = catalogue.add(film).unwrap();
+    assert_eq!((film.pin.as_deref(), catalogue.pinned_by("a")), (None, None));
+    assert_eq!(catalogue.presence(&film).unwrap(), [false; 3]);
+}
+
+#[test]
+fn a_torrent_of_an_older_version_goes_with_its_resource_once_that_is_held_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let catalogue = Catalogue::open(store.clone()).unwrap();
+    let film = catalogue.add(held(&store, &content(), None)).unwrap();
+    let torrent = || catalogue.add_torrent_of(&film, Kind::V2).unwrap();
+    torrent();
+    let mut keys = Vec::new();
+    let collect = |key: &[u8], _: &[u8]| {
+        keys.push(key.to_vec());
+        true
+    };
+    store.meta().scan(Table::TorrentsOf, b"", collect).unwrap();
+    assert_eq!(keys.len(), 1);
+    store.meta().delete(Table::TorrentsOf, &keys[0]).unwrap();
+    torrent();
+    assert!(catalogue.remove(&film.id()).unwrap());
+    assert!(catalogue.torrents(b"", 10).unwrap().is_empty());
+}
+
+#[test]
+fn torrents_go_with_the_last_of_their_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let catalogue = Catalogue::open(store.clone()).unwrap();
+    let one = content();
+    let two: Bytes = one.iter().rev().copied().collect::<Vec<_>>().into();
+    let files = [&one, &two].map(|bytes| catalogue.add(held(&store, bytes, None)).unwrap());
+    for kind in [Kind::Hybrid, Kind::V1, Kind::V2] {
+        files.iter().for_each(|held| _ = catalogue.add_torrent_of(held, kind).unwrap());
+    }
+    let hash = |held: &Arc<Held>| {
+        let pieces = held.resource.chunks.iter().map(|chunk| chunk.0).collect();
+        FileHash::of_pieces(pieces, held.resource.length, CHUNK as u32)
+    };
+    let named = |name: &str| NewFile { path: vec![name.to_owned()], length: one.len() as u64 };
+    let package = Builder::new(Kind::V2, "package", CHUNK as u32, vec![named("1"), named("2")])
+        .build(&Hashes { pieces: Vec::new(), files: files.iter().map(hash).collect() })
+        .unwrap();
+    let ids = files.iter().map(|held| Some(held.id())).collect();
+    let package = catalogue.add_torrent(&package.to_bytes(), ids).unwrap();
+    let package = package.metainfo.info().hashes().next().unwrap().wire();
+    assert_eq!(catalogue.torrents(b"", 100).unwrap().len(), 7);
+
+    assert!(catalogue.remove(&files[0].id()).unwrap());
+    assert_eq!(catalogue.torrents(b"", 100).unwrap().len(), 4);
+    assert!(catalogue.torrent(&package).unwrap().is_some(), "one of its files is held");
+    // One that an operator takes off leaves nothing behind.
+    let hybrid = catalogue.add_torrent_of(&files[1], Kind::Hybrid).unwrap();
+    for hash in hybrid.metainfo.info().hashes() {
+        let keyed = skerry_wire::mse::req2(&hash.wire());
+        assert_eq!(catalogue.behind(&keyed).unwrap(), Some(hash.wire()));
+    }
+    assert!(catalogue.remove_torrent(&hybrid.metainfo.info().hashes().next().unwrap().wire()).unwrap());
+    assert!(catalogue.remove(&files[1].id()).unwrap());
+    assert!(catalogue.torrents(b"", 100).unwrap().is_empty());
+    assert!(catalogue.torrent(&package).unwrap().is_none());
+    for table in [Table::InfoHashes, Table::TorrentsOf] {
+        store.meta().scan(table, b"", |key, _| panic!("{table:?} has {key:?} still")).unwrap();
+    }
+}
+
+#[test]
+fn a_source_names_what_came_from_there_last_and_what_its_origin_said() {
     let folder = tempfile::tempdir().unwrap();
     let store = store(folder.path());
     let catalogue = Catalogue::open(store.clone()).unwrap();
     let bytes = content();
-    for pin in ["a", "b"] {
-        catalogue.add(held(&store, &bytes, Some(pin))).unwrap();
-        assert_eq!(pinned(&store), bytes.len() as u64, "under {pin}");
-    }
-    assert_eq!(store.pinned_in_parts_blocking("a").unwrap(), 0);
-    let id = catalogue.add(held(&store, &bytes, None)).unwrap().id();
-    assert_eq!(catalogue.resource(&id).unwrap().unwrap().pin.as_deref(), Some("b"));
-    assert_eq!((catalogue.totals(), pinned(&store)), ((1, bytes.len() as u64), bytes.len() as u64));
+    let film = catalogue.add(held(&store, &bytes, None)).unwrap();
+    let from = film.from.clone().unwrap();
+    assert_eq!(catalogue.source(&from).unwrap().unwrap(), Source { resource: film.id(), answer: None });
 
-    assert!(catalogue.remove(&id).unwrap());
-    assert!(!catalogue.remove(&id).unwrap());
-    assert!(catalogue.resource(&id).unwrap().is_none());
-    assert_eq!((catalogue.totals(), pinned(&store)), ((0, 0), 0));
+    let mut header = HeaderMap::new();
+    for (name, value) in [("etag", "\"one\""), ("set-cookie", "a=b"), ("content-type", "video/mp4")] {
+        header.insert(name, value.parse().unwrap());
+    }
+    catalogue.tell(&from, &film.id(), &Answer::of(&header, 7)).unwrap();
+    catalogue.tell(&from, &ChunkId([0; 32]), &Answer::default()).unwrap();
+    header.remove("set-cookie");
+    let answer = || catalogue.source(&from).unwrap().unwrap().answer;
+    assert_eq!(answer().map(|answer| (answer.header(), answer.received_ms)), Some((header, 7)));
+    // It is known still when the same comes from there again.
+    catalogue.add(held(&store, &bytes, Some("a"))).unwrap();
+    assert!(answer().is_some());
+    let read = catalogue.source_now(&from).expect("it is in memory").unwrap();
+    assert_eq!(read.resource, film.id());
+
+    let other = catalogue.add(held(&store, &bytes.slice(1..), None)).unwrap();
+    assert_eq!(catalogue.source(&from).unwrap().unwrap(), Source { resource: other.id(), answer: None });
+    assert!(catalogue.remove(&film.id()).unwrap());
+    assert!(catalogue.source(&from).unwrap().is_some());
+    catalogue.forget_source(&from).unwrap();
+    assert_eq!(catalogue.source_now(&from), Some(None));
+    catalogue.add(held(&store, &bytes.slice(1..), None)).unwrap();
+    assert!(catalogue.source(&from).unwrap().is_some());
+    assert!(catalogue.remove(&other.id()).unwrap());
+    assert_eq!(catalogue.source(&from).unwrap(), None);
 }
 
 #[test]
@@ -143,4 +369,53 @@ async fn a_chunk_that_is_gone_is_fetched_again_and_given_only_if_it_is_right() {
     // It is kept.
     catalogue.refill_from(Arc::new(Origin(Bytes::new())));
     assert_eq!(catalogue.chunk(&gone, 0).await.unwrap(), Some(first));
+}
+
+#[tokio::test]
+async fn what_is_fetched_again_is_not_pinned_under_a_name_that_has_become_another_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let catalogue = Catalogue::open(store.clone()).unwrap();
+    let old = content();
+    let new: Bytes = old.iter().map(|byte| !byte).collect::<Vec<_>>().into();
+    let read_still = catalogue.add(held(&store, &old, Some("a"))).unwrap();
+    catalogue.add(held(&store, &new, Some("a"))).unwrap();
+    let first = old.slice(..CHUNK);
+    catalogue.refill_from(Arc::new(Origin(first.clone())));
+    assert_eq!(catalogue.chunk(&read_still, 0).await.unwrap(), Some(first));
+    assert_eq!(pinned(&store), new.len() as u64);
+}
+
+#[tokio::test]
+async fn what_is_fetched_again_is_kept_once_and_known_to_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store_of(folder.path(), 160 << 20);
+    let catalogue = Catalogue::open(store.clone()).unwrap();
+    let bytes = content();
+    let film = catalogue.add(held(&store, &bytes, None)).unwrap();
+    let mut number = 0_u64;
+    let mut evict = || {
+        for _ in 0..400 {
+            if catalogue.presence(&film).unwrap() == [false; 3] {
+                return;
+            }
+            let other = Bytes::from(number.to_le_bytes().repeat((1 << 20) / 8));
+            store.put_blocking(ChunkId::of(&number.to_le_bytes()), &other).unwrap();
+            number += 1;
+        }
+        panic!("it is not evicted");
+    };
+    evict();
+    catalogue.refill_from(Arc::new(Through(store.clone(), bytes.clone())));
+    for _ in 0..2 {
+        let written = store.inner().metrics.written.get();
+        for (index, chunk) in [(0, bytes.slice(..CHUNK)), (2, bytes.slice(2 * CHUNK..))] {
+            for _ in 0..2 {
+                assert_eq!(catalogue.chunk(&film, index).await.unwrap().as_ref(), Some(&chunk));
+            }
+        }
+        assert_eq!(store.inner().metrics.written.get() - written, CHUNK as u64 + 5);
+        assert_eq!(catalogue.presence(&film).unwrap(), [true, false, true]);
+        evict();
+    }
 }
