@@ -52,10 +52,12 @@ if (( $${#missing[@]} )); then
 fi
 endef
 
+include systemd/install.mk image/image.mk
+
 .PHONY: help setup setup-test setup-lint setup-bench build policies run test lint lint-fast audit bench fuzz fuzz-test clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	echo "Build output is below $(CACHE); CACHE=... moves it."
 
 setup: ## install what a build needs (Debian packages; only those that are missing)
@@ -68,7 +70,7 @@ setup: ## install what a build needs (Debian packages; only those that are missi
 
 setup-test: setup ## install what the tests need
 	@$(call install, nginx=nginx wrk=wrk nodejs=node npm=npm e2fsprogs=mkfs.ext4 mount=mount \
-	    util-linux=prlimit iproute2=ss procps=pgrep python3-venv=/usr/lib/python3.*/ensurepip \
+	    util-linux=prlimit nftables=nft systemd=systemd-analyze fdisk=sfdisk dosfstools=mkfs.vfat mtools=mcopy iproute2=ss procps=pgrep python3-venv=/usr/lib/python3.*/ensurepip \
 	    aria2=aria2c transmission-cli=transmission-cli \
 	    python3-libtorrent=/usr/lib/python3/dist-packages/libtorrent*.so)
 	if [[ ! -f $(SKERRY_CACHE_TESTS)/cli.mjs ]]; then

@@ -1,13 +1,16 @@
 //! The whole configuration file: one table for every room, read and checked in one step.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use skerry_appliance::config::{BoxConfig, INTERFACES_SAMPLE, NetworkConfig, UpdateConfig};
 use skerry_cache::{CacheConfig, SiteConfig};
 use skerry_core::Error;
 use skerry_core::config::{self, AdminConfig, LogConfig, NodeConfig, PublicConfig};
+use skerry_discovery::DiscoveryConfig;
 use skerry_policy::PolicyConfig;
 use skerry_preload::PreloadConfig;
 use skerry_registry::RegistryConfig;
@@ -40,6 +43,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// `[superpeer]`.
     pub superpeer: SuperPeerConfig,
+    /// `[discovery]`.
+    pub discovery: DiscoveryConfig,
     /// `[preload]`.
     pub preload: PreloadConfig,
     /// `[registry]`.
@@ -48,6 +53,13 @@ pub struct Config {
     pub selector: SelectorConfig,
     /// `[tracker]`.
     pub tracker: TrackerConfig,
+    /// `[network]`, of an appliance.
+    pub network: NetworkConfig,
+    /// `[update]`, of an appliance.
+    pub update: UpdateConfig,
+    /// `[box]`, of an appliance.
+    #[serde(rename = "box")]
+    pub appliance: BoxConfig,
     /// `[sites.NAME]`, by host name; `default` takes every other host.
     pub sites: BTreeMap<String, SiteConfig>,
 }
@@ -55,7 +67,10 @@ pub struct Config {
 /// Reads and checks a file. Errors name the file, the line and the key.
 pub fn load(path: &Path) -> Result<Config, Error> {
     let (config, text) = config::load::<Config>(path)?;
-    config.check().map_err(|(key, reason)| config::invalid(&text, path, &key, &reason))?;
+    config.check().map_err(|(key, reason)| {
+        let wrong = skerry_appliance::toml::wrong(&text, path, &key, &reason);
+        Error::Config { path: path.to_path_buf(), line: wrong.line, message: wrong.words }
+    })?;
     Ok(config)
 }
 
@@ -74,10 +89,14 @@ pub fn default_text() -> String {
         config::commented("policy.rollout", &config.policy.rollout),
         config::commented("policy.decisions", &config.policy.decisions),
         config::commented("superpeer", &config.superpeer),
+        config::commented("discovery", &config.discovery),
         config::commented("tracker", &config.tracker),
         config::commented("selector", &config.selector),
         config::commented("preload", &config.preload),
         config::commented("registry", &config.registry) + skerry_registry::config::LINKS_SAMPLE,
+        config::commented("network", &config.network) + INTERFACES_SAMPLE,
+        config::commented("update", &config.update),
+        config::commented("box", &config.appliance),
         config::commented("sites.default", &sample_site()),
     ];
     let mut text = String::from(
@@ -114,11 +133,14 @@ impl Config {
         self.cache.check().map_err(owned)?;
         self.policy.check().map_err(owned)?;
         self.superpeer.check().map_err(owned)?;
+        self.discovery.check().map_err(owned)?;
         self.tracker.check().map_err(owned)?;
         self.selector.check().map_err(owned)?;
         self.preload.check().map_err(owned)?;
         self.registry.check().map_err(owned)?;
         self.check_fleet().map_err(owned)?;
+        self.network.check()?;
+        self.update.check()?;
         for (name, site) in &self.sites {
             site.check().map_err(|(key, reason)| (format!("sites.{name}.{key}"), reason))?;
             site.over(&self.cache).check().map_err(|(key, reason)| {
@@ -147,6 +169,15 @@ impl Config {
         if self.preload.enabled && !is_member {
             let reason = "needs a fleet: `registry.control`, or `registry.control_url` of another node";
             return Err(("preload.enabled", reason.into()));
+        }
+        let dht = self.discovery.dht_listen.port();
+        let shared = |address: &SocketAddr| address.is_ipv4() && dht > 0 && address.port() == dht;
+        if self.discovery.dht
+            && self.superpeer.enabled
+            && self.superpeer.utp
+            && self.superpeer.listen.iter().any(shared)
+        {
+            return Err(("discovery.dht_listen", "has a port of `superpeer.listen`, which is uTP's".into()));
         }
         if is_member && !skerry_registry::identity::is_id(&self.node.name) {
             return Err(("node.name", "must be at most 64 bytes in a fleet".into()));

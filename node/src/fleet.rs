@@ -1,6 +1,8 @@
 //! The node in its fleet: what it tells of itself, how it reaches the control node, and what the
 //! tracker hears of the others.
 
+mod discovered;
+mod from_peers;
 mod holder;
 mod holdings;
 mod neighbours;
@@ -9,6 +11,8 @@ mod reports;
 mod super_peers;
 mod transport;
 
+pub use discovered::Discovered;
+pub use from_peers::FromPeers;
 pub use holder::{Heard, ThroughCache, ToFleet};
 pub use holdings::tell_holdings;
 pub use neighbours::{Guide, Neighbours};
@@ -42,12 +46,17 @@ pub fn description(config: &Config, peers: &[SocketAddr]) -> Node {
         roles: roles.iter().filter(|(_, is_on)| *is_on).map(|(role, _)| (*role).to_owned()).collect(),
         peers: config.superpeer.enabled.then(|| PeerPort {
             addresses: announced(&config.superpeer.announce, peers),
-            protocols: vec!["tcp".to_owned()],
+            protocols: protocols(config.superpeer.utp),
         }),
         version: VERSION.to_owned(),
         capacity_bytes: config.store.pinned_bytes,
         ..Node::default()
     }
+}
+
+/// What the peer wire is spoken over.
+fn protocols(utp: bool) -> Vec<String> {
+    ["tcp", "utp"].into_iter().take(1 + usize::from(utp)).map(str::to_owned).collect()
 }
 
 /// The addresses that peers are told of: those configured, port 0 standing for the one that is listened

@@ -9,6 +9,7 @@
 //! Threads: one for every worker (public listeners), one for the admin listener, and a background
 //! runtime for what belongs to no connection. The main thread waits for signals.
 
+pub mod appliance;
 pub mod cli;
 pub mod config;
 pub mod fleet;

@@ -9,6 +9,7 @@ use skerry_cache::resources::Resources;
 use skerry_cache::{Cache, Parts};
 use skerry_core::Role;
 use skerry_core::api::{Api, Apis};
+use skerry_discovery::Discovery;
 use skerry_policy::{Policies, PolicyRole};
 use skerry_preload::PreloadRole;
 use skerry_registry::{RegistryRole, Transport};
@@ -18,6 +19,7 @@ use skerry_superpeer::SuperPeer;
 use skerry_tracker::{Tracker, TrackerRole};
 use tokio::runtime::Handle;
 
+use crate::appliance::BoxRole;
 use crate::config::Config;
 use crate::fleet::{self, FromFleet, Https, Recheck, tell_holdings};
 
@@ -35,7 +37,9 @@ pub struct Roles {
     pub tracker: Option<Arc<Tracker>>,
     /// The fleet, and this node in it.
     pub registry: Arc<RegistryRole>,
+    appliance: Arc<BoxRole>,
     policy: Arc<PolicyRole>,
+    discovery: Option<Arc<Discovery>>,
     selector: Option<Arc<SelectorRole>>,
     preload: Option<Arc<PreloadRole>>,
     tracker_role: Option<Arc<TrackerRole>>,
@@ -77,6 +81,16 @@ impl Roles {
         let resources = Resources::new(cache.clone(), catalogue.clone(), trackers);
         let superpeer = match config.superpeer.enabled {
             true => Some(SuperPeer::new(config.superpeer.clone(), catalogue.clone(), registry)?),
+            false => None,
+        };
+        let discovery = match config.discovery.enabled() && config.superpeer.enabled {
+            true => Some(Discovery::start(skerry_discovery::Parts {
+                config: &config.discovery,
+                listening: peers,
+                torrents: Arc::new(fleet::Discovered::new(catalogue.clone(), config.superpeer.refill)),
+                registry,
+                background,
+            })?),
             false => None,
         };
         let fleet_role = Arc::new(RegistryRole::open(skerry_registry::Parts {
@@ -152,7 +166,9 @@ impl Roles {
             policies,
             superpeer,
             tracker,
+            appliance: Arc::new(BoxRole::new(registry)?),
             policy,
+            discovery,
             registry: fleet_role,
             selector,
             preload,
@@ -170,8 +186,10 @@ impl Roles {
             self.resources.clone(),
             self.policy.clone(),
             self.registry.clone(),
+            self.appliance.clone(),
         ];
         list.extend(self.superpeer.clone().map(|role| role as Arc<dyn Role>));
+        list.extend(self.discovery.clone().map(|role| role as Arc<dyn Role>));
         list.extend(self.preload.clone().map(|role| role as Arc<dyn Role>));
         list.extend(self.selector.clone().map(|role| role as Arc<dyn Role>));
         list.extend(self.tracker_role.clone().map(|role| role as Arc<dyn Role>));

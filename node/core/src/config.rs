@@ -176,11 +176,6 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
     })
 }
 
-/// An error about the value of a key that parsed, at the line where the key stands.
-pub fn invalid(text: &str, path: &Path, key: &str, reason: &str) -> Error {
-    Error::Config { path: path.to_owned(), line: line_of(text, key), message: format!("`{key}` {reason}") }
-}
-
 /// A table as a commented TOML fragment: every key with its doc comment and default.
 pub fn commented<T: Serialize + DocumentedFields>(table: &str, value: &T) -> String {
     let body = toml::to_string(value).unwrap_or_default();
@@ -231,23 +226,6 @@ fn table_header(line: &str) -> Option<String> {
     Some(header.split(']').next()?.trim_matches('[').replace('"', ""))
 }
 
-fn line_of(text: &str, key: &str) -> usize {
-    let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
-    let mut current = String::new();
-    let mut table_line = 1;
-    for (index, line) in text.lines().enumerate() {
-        if let Some(header) = table_header(line) {
-            current = header;
-            if current == table {
-                table_line = index + 1;
-            }
-        } else if current == table && line.split('=').next().is_some_and(|left| left.trim() == name) {
-            return index + 1;
-        }
-    }
-    table_line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,13 +249,6 @@ mod tests {
         let error =
             parse::<Whole>("[node]\nworkers = \"two\"\n", Path::new("x.toml")).unwrap_err().to_string();
         assert!(error.starts_with("x.toml:2: "), "{error}");
-    }
-
-    #[test]
-    fn an_invalid_value_is_found_in_its_table() {
-        let text = "[node]\nlisten = 1\n[public]\n# a comment\nlisten = []\n";
-        let error = invalid(text, Path::new("x.toml"), "public.listen", "names no address").to_string();
-        assert_eq!(error, "x.toml:5: `public.listen` names no address");
     }
 
     #[test]

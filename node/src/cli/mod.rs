@@ -8,6 +8,7 @@ use skerry_core::Error;
 
 mod client;
 mod config;
+mod image;
 mod node;
 mod policy;
 mod progress;
@@ -55,6 +56,9 @@ enum Command {
     /// Make torrents, show what they say, and check files against them
     #[command(subcommand)]
     Torrent(torrent::Torrent),
+    /// Put configurations into images and onto sticks, and images onto disks
+    #[command(subcommand)]
+    Image(image::Image),
 }
 
 impl Cli {
@@ -69,6 +73,7 @@ impl Cli {
             Command::Store(store) => store.execute(),
             Command::Node(node) => node.execute(),
             Command::Torrent(torrent) => torrent.execute(),
+            Command::Image(image) => image.execute(),
         }
     }
 }

@@ -1,0 +1,416 @@
+//! The commands, each of which is the one of a unit.
+
+use std::io;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use rustix::system::RebootCommand;
+use skerry_appliance::config::Settings;
+use skerry_appliance::layout::Layout;
+use skerry_appliance::provision::{self, Enrolled};
+use skerry_appliance::status::{self, Wrong};
+use skerry_appliance::{
+    efi, firewall, generated, health, machine_id, network, process, rollback, screen, sockets, update,
+};
+
+/// Between two looks for a stick that the kernel may still be finding.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two attempts to become a node of a fleet, at first and at most.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(5);
+const LAST_ATTEMPT: Duration = Duration::from_secs(5 * 60);
+/// How long systemd and nft may take.
+const SYSTEM: Duration = Duration::from_secs(90);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Take a configuration from credentials, a stick or the boot partition
+    Provision(Provision),
+    /// Become a node of a fleet, as soon as a token and the network are there
+    Enrol(Enrol),
+    /// Write what systemd-networkd, -resolved and -timesyncd read
+    Network,
+    /// Print the packet filter, or put it in force
+    Firewall(Firewall),
+    /// Write the sockets and limits that systemd has for the node
+    Sockets,
+    /// Give the system below /sysroot the machine id of this box; in the initrd
+    MachineId(MachineId),
+    /// Wait until the node is well; fails when it does not become so
+    Health(Health),
+    /// Go back to the version before, if this boot is on trial
+    Rollback(Rollback),
+    /// Show how the box is on standard output, for ever
+    Screen(Screen),
+    /// Install a new version, and reboot into it
+    Update(Update),
+    /// Erase all data and the configuration, and reboot
+    FactoryReset(FactoryReset),
+}
+
+impl Command {
+    /// Does it; the error is told in words.
+    pub(crate) fn execute(&self, layout: &Layout) -> Result<(), String> {
+        match self {
+            Self::Provision(provision) => provision.execute(layout),
+            Self::Enrol(enrol) => enrol.execute(layout),
+            Self::Network => network(layout),
+            Self::Firewall(firewall) => firewall.execute(layout),
+            Self::Sockets => sockets(layout),
+            Self::MachineId(id) => id.execute(),
+            Self::Health(health) => health.execute(layout),
+            Self::Rollback(rollback) => rollback.execute(layout),
+            Self::Screen(screen) => {
+                screen::run(layout, screen.serial, io::stdout().lock()).map_err(|error| error.to_string())
+            }
+            Self::Update(update) => update.execute(layout),
+            Self::FactoryReset(asked) if asked.yes => reset(layout),
+            Self::FactoryReset(_) => Err("all data and the configuration would be lost: add --yes".into()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Provision {
+    /// How long to look for a source while the box has no configuration, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    wait: u64,
+}
+
+impl Provision {
+    fn execute(&self, layout: &Layout) -> Result<(), String> {
+        let until = Instant::now() + Duration::from_secs(self.wait);
+        loop {
+            let outcome = look(layout)?;
+            let waits = outcome == provision::Outcome::Unprovisioned && Instant::now() < until;
+            if !waits {
+                return told(layout, &outcome);
+            }
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+fn look(layout: &Layout) -> Result<provision::Outcome, String> {
+    provision::provision(layout, credentials().as_deref())
+        .map_err(|error| format!("cannot provision: {error}"))
+}
+
+/// The folder of the credentials that systemd gives this service.
+fn credentials() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+}
+
+fn told(layout: &Layout, outcome: &provision::Outcome) -> Result<(), String> {
+    for wrong in status::read(layout).iter().filter(|wrong| wrong.unit == "provision") {
+        log::error!("{}", wrong.line());
+    }
+    match outcome {
+        provision::Outcome::Taken(source) => log::info!("the configuration was taken from: {source}"),
+        provision::Outcome::Unchanged => log::info!("the configuration is the one that was there"),
+        provision::Outcome::Unprovisioned => log::warn!("the box is not provisioned"),
+        provision::Outcome::Reset => return reset(layout),
+    }
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Enrol {
+    /// A unit that is restarted once there is a configuration; may be given several times
+    #[arg(long = "restart", value_name = "UNIT")]
+    restart: Vec<String>,
+}
+
+impl Enrol {
+    /// Ends when the box has a configuration and no token that was not used yet.
+    fn execute(&self, layout: &Layout) -> Result<(), String> {
+        let mut pause = FIRST_ATTEMPT;
+        loop {
+            // A stick that was plugged in meanwhile.
+            let outcome = look(layout)?;
+            let taken = matches!(outcome, provision::Outcome::Taken(_));
+            if taken || outcome == provision::Outcome::Reset {
+                told(layout, &outcome)?;
+            }
+            let enrolled = provision::enrol(layout, credentials().as_deref());
+            let enrolled = enrolled.map_err(|error| format!("cannot enrol: {error}"))?;
+            if taken || enrolled == Enrolled::Done {
+                self.restart(layout)?;
+            }
+            match enrolled {
+                Enrolled::Done => {
+                    log::info!("the box is a node of its fleet");
+                    return Ok(());
+                }
+                Enrolled::NoToken if layout.config().is_file() => return Ok(()),
+                Enrolled::NoToken => {}
+                Enrolled::Failed => {
+                    for wrong in status::read(layout).iter().filter(|wrong| wrong.unit == "enrol") {
+                        log::error!("{}", wrong.line());
+                    }
+                }
+            }
+            thread::sleep(pause);
+            // Sticks are looked for often, a control node is not asked more often than it can bear.
+            pause = if enrolled == Enrolled::Failed { (2 * pause).min(LAST_ATTEMPT) } else { FIRST_ATTEMPT };
+        }
+    }
+
+    fn restart(&self, layout: &Layout) -> Result<(), String> {
+        if self.restart.is_empty() {
+            return Ok(());
+        }
+        let units = self.restart.iter().map(String::as_str);
+        systemctl(layout, ["--no-block", "restart"].into_iter().chain(units))
+    }
+}
+
+/// Runs systemctl, and gives its words when it fails.
+fn systemctl<'a>(layout: &Layout, arguments: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
+    let arguments: Vec<&str> = arguments.into_iter().collect();
+    run(layout, "usr/bin/systemctl", &arguments)
+}
+
+fn run(layout: &Layout, program: &str, arguments: &[&str]) -> Result<(), String> {
+    let ended = process::run(&layout.at(program), arguments, SYSTEM).map_err(|error| error.to_string())?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    Err(format!("{program} {}: {}", arguments.join(" "), ended.stderr.trim()))
+}
+
+/// What the configuration says, `None` without one; what is wrong with it is told of this unit.
+fn settings(layout: &Layout, unit: &str) -> Result<Option<Settings>, String> {
+    let path = layout.config();
+    let loaded = if path.is_file() { Settings::load(&path).map(Some) } else { Ok(None) };
+    let wrong = loaded.as_ref().err().map(|error| Wrong::new(error.to_string())).into_iter().collect();
+    if let Err(error) = status::report(layout, unit, wrong) {
+        log::warn!("cannot tell what is wrong: {error}");
+    }
+    loaded.map_err(|error| error.to_string())
+}
+
+/// Without a configuration, or with a wrong one, every card asks DHCP.
+fn network(layout: &Layout) -> Result<(), String> {
+    let loaded = settings(layout, "network");
+    let settings = loaded.as_ref().ok().cloned().flatten().unwrap_or_default();
+    let folder = layout.at(network::FOLDER.trim_start_matches('/'));
+    let changed = generated::write(&folder, &network::files(&settings), &network::OURS)
+        .map_err(|error| format!("cannot write to {}: {error}", folder.display()))?;
+    if let Some(name) = network::hostname(&settings) {
+        rustix::system::sethostname(name.as_bytes())
+            .map_err(|error| format!("cannot set the name: {error}"))?;
+    }
+    if changed {
+        // At boot they do not run yet, and this does nothing.
+        let units = ["systemd-networkd.service", "systemd-resolved.service", "systemd-timesyncd.service"];
+        systemctl(layout, ["--no-block", "try-reload-or-restart"].into_iter().chain(units))?;
+    }
+    loaded.map(drop)
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Firewall {
+    /// Put it in force, in place of what is
+    #[arg(long)]
+    load: bool,
+}
+
+impl Firewall {
+    /// Without a configuration, or with a wrong one, nobody comes in.
+    fn execute(&self, layout: &Layout) -> Result<(), String> {
+        let loaded = settings(layout, "firewall");
+        let users = firewall::Users { node: layout.node_user() };
+        let rules = match &loaded {
+            Ok(Some(settings)) => firewall::ruleset(settings, users),
+            _ => firewall::closed(),
+        };
+        if !self.load {
+            print(&rules)?;
+            return loaded.map(drop);
+        }
+        let rules = [generated::Generated { path: "firewall.nft".into(), text: rules }];
+        let folder = layout.runtime();
+        generated::write(&folder, &rules, &[])
+            .map_err(|error| format!("cannot write to {}: {error}", folder.display()))?;
+        let file = folder.join("firewall.nft");
+        run(layout, "usr/sbin/nft", &["-f", &file.to_string_lossy()])?;
+        loaded.map(drop)
+    }
+}
+
+fn print(text: &str) -> Result<(), String> {
+    use std::io::Write;
+    io::stdout().write_all(text.as_bytes()).map_err(|error| error.to_string())
+}
+
+fn sockets(layout: &Layout) -> Result<(), String> {
+    let Some(settings) = settings(layout, "sockets")? else { return Ok(()) };
+    let units = sockets::units(&settings);
+    let folder = layout.at(sockets::FOLDER.trim_start_matches('/'));
+    let changed = generated::write(&folder, &units, &sockets::OURS)
+        .map_err(|error| format!("cannot write to {}: {error}", folder.display()))?;
+    if changed {
+        systemctl(layout, ["daemon-reload"])?;
+    }
+    let names = sockets::names(&units);
+    if names.is_empty() {
+        return Ok(());
+    }
+    // They wait for this unit to end, and so it cannot wait for them.
+    systemctl(layout, ["--no-block", "start"].into_iter().chain(names))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MachineId {
+    /// Where the system is that will be switched to
+    #[arg(long, value_name = "DIR", default_value = "/sysroot")]
+    sysroot: PathBuf,
+}
+
+impl MachineId {
+    fn execute(&self) -> Result<(), String> {
+        let run = PathBuf::from("/run");
+        let id =
+            machine_id::settle(&self.sysroot, &run).map_err(|error| format!("no machine id: {error}"))?;
+        machine_id::hand_over(&self.sysroot, &run)
+            .map_err(|error| format!("cannot give the machine id to {}: {error}", self.sysroot.display()))?;
+        log::info!("machine id {id}");
+        Ok(())
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Health {
+    /// How long it may take, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    within: u64,
+}
+
+impl Health {
+    fn execute(&self, layout: &Layout) -> Result<(), String> {
+        let words =
+            health::wait(layout, Duration::from_secs(self.within)).map_err(|wrong| wrong.join("; "))?;
+        log::info!("{words}");
+        Ok(())
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// Why; by default what is wrong with the health of the box
+    #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
+    reason: String,
+}
+
+impl Rollback {
+    fn execute(&self, layout: &Layout) -> Result<(), String> {
+        if !rollback::counted(layout) {
+            log::info!("this boot is not on trial: nothing to go back from");
+            return Ok(());
+        }
+        let mut reason = self.reason.clone();
+        if reason.is_empty() {
+            let wrong = status::read(layout).into_iter().filter(|wrong| wrong.unit == "health");
+            reason = wrong.map(|wrong| wrong.line()).collect::<Vec<_>>().join("; ");
+        }
+        if reason.is_empty() {
+            reason = "it did not boot to its end".into();
+        }
+        match rollback::note(layout, &reason) {
+            Ok(failed) => {
+                log::error!("version {} failed, and the box reboots: {}", failed.version, failed.reason)
+            }
+            Err(error) => log::error!("the box reboots: {reason}; the next boot is not told: {error}"),
+        }
+        reboot(layout)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Screen {
+    /// Write plain lines, for a serial line
+    #[arg(long)]
+    serial: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    /// Whatever the window says, and also where updates are not automatic
+    #[arg(long)]
+    now: bool,
+}
+
+impl Update {
+    fn execute(&self, layout: &Layout) -> Result<(), String> {
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        match update::update(layout, clock, self.now)? {
+            update::Outcome::Off => log::info!("no update is asked for"),
+            update::Outcome::Closed => log::info!("updates wait for their window"),
+            update::Outcome::Current => log::info!("there is no newer version"),
+            update::Outcome::Waits(version) => {
+                log::info!("version {version} waits for the window to be booted")
+            }
+            update::Outcome::Reboot(version) => {
+                log::warn!("version {version} is installed, and the box reboots into it");
+                return reboot(layout);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FactoryReset {
+    /// All data and the configuration are to be lost
+    #[arg(long)]
+    yes: bool,
+}
+
+/// At the next boot systemd-repart makes the partitions anew that are marked for it, and unsets the variable.
+fn reset(layout: &Layout) -> Result<(), String> {
+    efi::set_text(layout, "FactoryReset", efi::SYSTEMD, "yes")
+        .map_err(|error| format!("the firmware does not take the request for a factory reset: {error}"))?;
+    log::warn!("the box is reset, and reboots");
+    reboot(layout)
+}
+
+/// Reboots in order, and without order where systemd does not.
+fn reboot(layout: &Layout) -> Result<(), String> {
+    let asked = systemctl(layout, ["--no-block", "reboot"]);
+    let Err(words) = asked else { return Ok(()) };
+    log::error!("{words}");
+    rustix::fs::sync();
+    rustix::system::reboot(RebootCommand::Restart).map_err(|error| format!("cannot reboot: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use crate::Line;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Line::command().debug_assert();
+        for (words, right) in [
+            (&["provision"][..], true),
+            (&["provision", "--wait", "0"], true),
+            (&["enrol", "--restart", "a.service", "--restart", "b.service"], true),
+            (&["firewall", "--load"], true),
+            (&["machine-id", "--sysroot", "/mnt"], true),
+            (&["health", "--within", "5"], true),
+            (&["rollback", "--reason", "odd"], true),
+            (&["screen", "--serial"], true),
+            (&["update", "--now"], true),
+            (&["factory-reset", "--yes"], true),
+            (&["factory-reset", "now"], false),
+            (&[], false),
+            (&["login"], false),
+        ] {
+            let parsed = Line::try_parse_from([&["skerry-box"][..], words].concat());
+            assert_eq!(parsed.is_ok(), right, "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! An update on a stick, copied to where systemd-sysupdate checks it.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use crate::facts::Image;
+use crate::fat::Volume;
+use crate::layout::Layout;
+use crate::{disk, files, rollback};
+
+/// The folder of a stick that updates are in.
+const FOLDER: &str = "update";
+/// What is signed, and its signature.
+const SUMS: [&str; 2] = ["SHA256SUMS", "SHA256SUMS.gpg"];
+/// Longest of both, bytes.
+const MOST_SUMS: u64 = 1 << 20;
+/// Longest file of an image, bytes; more than a slot takes.
+const MOST_FILE: u64 = 2 << 30;
+/// Files of one version.
+const MOST_FILES: usize = 16;
+
+/// The first stick that has updates, and its device.
+pub(super) fn find(layout: &Layout) -> Option<(Volume, String)> {
+    disk::blocks(layout).into_iter().find_map(|block| {
+        let file = File::open(&block.path).ok()?;
+        if !Volume::is_likely(&file, 0) {
+            return None;
+        }
+        let volume = Volume::open(&file, 0, block.length, false).ok()?;
+        let named = volume.label().is_ok_and(|label| label == disk::LABEL) || block.label == disk::LABEL;
+        let has = named && matches!(volume.read(&format!("{FOLDER}/SHA256SUMS"), MOST_SUMS), Ok(Some(_)));
+        has.then_some((volume, block.name))
+    })
+}
+
+/// Copies the newest version that is newer than what runs and did not fail; gives it, `None` without one.
+/// Nothing is believed of it yet.
+pub(super) fn take(
+    layout: &Layout,
+    stick: &Volume,
+    image: &Image,
+    to: &Path,
+) -> Result<Option<String>, String> {
+    // Of an attempt that was cut.
+    let _ = fs::remove_dir_all(to);
+    files::make_dir(to, 0o700, None).map_err(|error| format!("cannot make {}: {error}", to.display()))?;
+    for name in SUMS {
+        copy(stick, name, to, MOST_SUMS)?;
+    }
+    let sums = files::text(&to.join(SUMS[0]), MOST_SUMS).unwrap_or_default();
+    let failed = rollback::failed(layout, &image.version).map(|failed| failed.version);
+    let all: Vec<(&str, &str)> = sums.lines().filter_map(|line| listed(line, &image.id)).collect();
+    let fresh = all
+        .iter()
+        .map(|(version, _)| *version)
+        .filter(|version| rollback::newer(version, &image.version) && failed.as_deref() != Some(*version));
+    let newest = fresh.reduce(|one, other| if rollback::newer(other, one) { other } else { one });
+    let Some(newest) = newest else { return Ok(None) };
+    for (_, name) in all.iter().filter(|(version, _)| *version == newest).take(MOST_FILES) {
+        copy(stick, name, to, MOST_FILE)?;
+    }
+    Ok(Some(newest.to_owned()))
+}
+
+/// Version and name of a file in a line `HEX *NAME`: of a kernel image, or of a partition of an image for
+/// this machine. Whole images and what else stands beside them are not needed.
+fn listed<'a>(line: &'a str, image_id: &str) -> Option<(&'a str, &'a str)> {
+    let (_, name) = line.split_once(' ')?;
+    let name = name.strip_prefix(['*', ' '])?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    if name.len() > 200 || !name.bytes().all(plain) {
+        return None;
+    }
+    let machine = match std::env::consts::ARCH {
+        "x86_64" => "x86-64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let rest = name.strip_prefix(image_id)?.strip_prefix('_')?;
+    let (version, kind) = rest.split_once(&format!("_{machine}."))?;
+    let wanted = kind == "efi" || kind.starts_with("root-") && kind.ends_with(".raw");
+    (wanted && !version.is_empty()).then_some((version, name))
+}
+
+fn copy(stick: &Volume, name: &str, to: &Path, most: u64) -> Result<(), String> {
+    let path = format!("{FOLDER}/{name}");
+    let copied = File::create_new(to.join(name))
+        .map_err(|error| error.to_string())
+        .and_then(|mut file| stick.copy(&path, &mut file, most).map_err(|error| error.to_string()));
+    match copied {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(format!("{path} is missing")),
+        Err(words) => Err(format!("{path}: {words}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_this_image_are_told_from_others() {
+        let machine = if cfg!(target_arch = "aarch64") { "arm64" } else { "x86-64" };
+        let version = |name: &str| {
+            let line = format!("{} {name}", "a".repeat(64));
+            listed(&line, "skerry").map(|(version, _)| version.to_owned())
+        };
+        let root = format!("root-{machine}.0f.raw");
+        for (name, found) in [
+            (format!("*skerry_2_{machine}.efi"), Some("2")),
+            (format!(" skerry_0.2.1_{machine}.{root}"), Some("0.2.1")),
+            (format!("*skerry_2_{machine}.raw"), None),
+            (format!("*skerry_2_{machine}.manifest"), None),
+            (format!("*skerry__{machine}.efi"), None),
+            (format!("*other_2_{machine}.efi"), None),
+            ("*skerry_2_m68k.efi".to_owned(), None),
+            (format!("*../skerry_2_{machine}.efi"), None),
+            (format!("*skerry_2/../_{machine}.efi"), None),
+            (format!("skerry_2_{machine}.efi"), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(version(&name).as_deref(), found, "{name}");
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! What systemd, networkd and nftables say of the units and of what is made of a configuration for them.
+//!
+//! The units are taken as they stand, with the programs under test in place of installed ones. Packets are tried
+//! between network namespaces, which takes root.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use skerry_appliance::config::Settings;
+use skerry_appliance::firewall::{self, Users};
+use skerry_appliance::{generated, network, sockets};
+use skerry_tests::netns::{Netns, Network};
+use skerry_tests::process;
+
+const SYSTEMD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd");
+
+/// Where networkd is; it has no other way to check its files.
+const NETWORKD: &str = "/usr/lib/systemd/systemd-networkd";
+
+/// What the units ask for that a systemd older than this does without, and says so.
+const SINCE: [(&str, u32); 3] =
+    [("ImportCredential", 254), ("RestartSteps", 254), ("RestartMaxDelaySec", 254)];
+
+/// What the node's unit leaves open, with its reasons in the unit; nothing else may cost anything.
+const OPEN: [&str; 6] = [
+    // A folder of its own would have to hold the libraries, and the authorities of https origins.
+    "RootDirectory=/RootImage=",
+    "RestrictAddressFamilies=~AF_UNIX",
+    "RestrictAddressFamilies=~AF_(INET|INET6)",
+    "PrivateNetwork=",
+    "IPAddressDeny=",
+    // The clock of the machine, to be read: ProtectClock= brings it.
+    "DeviceAllow=",
+];
+
+fn settings(text: &str) -> Settings {
+    Settings::parse(text, Path::new("skerry.toml")).expect("a right configuration")
+}
+
+/// Units in a folder of their own, which start the programs that are tested here.
+struct Staged(tempfile::TempDir);
+
+impl Staged {
+    fn new() -> Self {
+        let staged = Self(tempfile::tempdir().expect("a folder"));
+        staged.take(Path::new(SYSTEMD), Path::new(""));
+        let listening = settings("public.listen = [\"0.0.0.0:80\", \"[::]:80\"]\nsuperpeer.enabled = true\n");
+        generated::write(staged.0.path(), &sockets::units(&listening), &[]).expect("a folder to write to");
+        staged
+    }
+
+    /// Units of this folder, and drop-ins of those below.
+    fn take(&self, from: &Path, below: &Path) {
+        for entry in fs::read_dir(from).expect("the units are there").flatten() {
+            let (path, name) = (entry.path(), below.join(entry.file_name()));
+            let end = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
+            let drop_in = end == "d" && path.to_string_lossy().contains(".service.");
+            if drop_in {
+                self.take(&path, &name);
+            } else if ["service", "socket", "timer"].contains(&end) || !below.as_os_str().is_empty() {
+                let programs = [("/usr/bin/skerry", node()), ("/usr/lib/skerry/skerry-box", program())];
+                let text = fs::read_to_string(&path).expect("a unit is text");
+                let text = programs.iter().fold(text, |text, (installed, tested)| {
+                    text.replace(&format!("{installed} "), &format!("{} ", tested.display()))
+                });
+                let target = self.0.path().join(name);
+                fs::create_dir_all(target.parent().expect("a folder")).expect("a folder");
+                fs::write(target, text).expect("a file in it");
+            }
+        }
+    }
+
+    fn units(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.0.path()).expect("the folder").flatten().map(|entry| entry.path());
+        let mut units: Vec<_> = entries.filter(|path| path.is_file()).collect();
+        units.sort();
+        units
+    }
+
+    fn analyze(&self, arguments: &[&str], unit: &Path) -> Output {
+        Command::new("systemd-analyze")
+            .args(arguments)
+            .arg(unit)
+            // An empty last one stands for those of the system.
+            .env("SYSTEMD_UNIT_PATH", format!("{}:", self.0.path().display()))
+            .output()
+            .expect("systemd-analyze of systemd runs")
+    }
+}
+
+/// The node's program.
+fn node() -> PathBuf {
+    process::binary()
+}
+
+/// `skerry-box`, which is built beside the node.
+fn program() -> PathBuf {
+    process::binary().with_file_name("skerry-box")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn systemd_version() -> u32 {
+    let output = Command::new("systemctl").arg("--version").output().expect("systemctl runs");
+    let version = text(&output.stdout).split_whitespace().nth(1).and_then(|word| word.parse().ok());
+    version.expect("systemd and a number")
+}
+
+#[test]
+fn systemd_has_nothing_to_say_about_the_units() {
+    let (staged, version) = (Staged::new(), systemd_version());
+    let newer =
+        |line: &str| SINCE.iter().any(|(key, since)| *since > version && line.contains(&format!("'{key}'")));
+    let units = staged.units();
+    assert!(units.len() >= 14, "{units:?}");
+    for unit in units {
+        let output = staged.analyze(&["verify", "--man=no"], &unit);
+        let words = text(&output.stderr) + &text(&output.stdout);
+        let complaints: Vec<_> =
+            words.lines().filter(|line| line.contains("skerry") && !newer(line)).collect();
+        assert!(complaints.is_empty(), "{}:\n{}", unit.display(), complaints.join("\n"));
+    }
+}
+
+#[test]
+fn the_node_is_exposed_to_what_it_serves_alone() {
+    let staged = Staged::new();
+    for (unit, tenths, open) in
+        [("skerry.service", "15", &OPEN[..]), ("skerry-compile@.service", "5", &OPEN[..])]
+    {
+        let unit = staged.0.path().join(unit);
+        let threshold = format!("--threshold={tenths}");
+        let output = staged.analyze(&["security", "--offline=yes", "--no-pager", &threshold], &unit);
+        assert!(output.status.success(), "{}", text(&output.stdout));
+        let output = staged.analyze(&["security", "--offline=yes", "--no-pager", "--json=short"], &unit);
+        let table: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a table as JSON");
+        let rows = table.as_array().expect("rows");
+        assert!(rows.len() > 60, "{}", rows.len());
+        for row in rows {
+            let cost = row["exposure"].as_str().and_then(|cost| cost.parse::<f64>().ok()).unwrap_or(0.0);
+            let name = row["name"].as_str().expect("a name");
+            assert!(cost == 0.0 || open.contains(&name), "{}: {row}", unit.display());
+        }
+    }
+}
+
+#[test]
+fn programs_know_what_the_units_ask_of_them() {
+    let mut asked = 0;
+    for unit in Staged::new().units() {
+        let lines = fs::read_to_string(&unit).expect("a unit is text");
+        for line in lines.lines().filter_map(|line| line.strip_prefix("ExecStart=")) {
+            let mut words = line.split_whitespace();
+            let program = words.next().expect("a program");
+            let output = Command::new(program).args(words).arg("--help").output().expect("the program runs");
+            assert!(output.status.success(), "{line}: {}", text(&output.stderr));
+            asked += 1;
+        }
+    }
+    assert!(asked >= 11, "{asked}");
+}
+
+/// Puts rules in force in a namespace, or panics with what nft says of them.
+fn load(netns: &Netns, rules: &str) {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), rules).expect("a file that can be written");
+    let output = netns.inside(|| Command::new("nft").arg("-f").arg(file.path()).output());
+    let output = output.expect("nft of nftables runs");
+    assert!(output.status.success(), "{}\n{rules}", text(&output.stderr));
+}
+
+/// The box, and a neighbour on the same wire.
+struct Wire {
+    neighbour: Netns,
+    machine: Netns,
+    _network: Network,
+}
+
+const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const MACHINE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
+
+impl Wire {
+    fn new() -> Self {
+        let mut network = Network::empty();
+        let (neighbour, machine) = (network.namespace("neighbour"), network.namespace("box"));
+        let switch = neighbour.switch("wire");
+        switch.address("192.0.2.1/24");
+        switch.plug(&machine, "eth0", "192.0.2.7/24", 1000);
+        Self { neighbour, machine, _network: network }
+    }
+}
+
+fn listen(netns: &Netns, ports: &[u16]) -> Vec<TcpListener> {
+    let bind = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).expect("a free port");
+    netns.inside(|| ports.iter().map(bind).collect())
+}
+
+/// Those of the ports that are reached.
+fn reached(from: &Netns, address: Ipv4Addr, ports: &[u16]) -> Vec<u16> {
+    let answers = |port: &&u16| {
+        TcpStream::connect_timeout(&SocketAddr::from((address, **port)), Duration::from_millis(500)).is_ok()
+    };
+    from.inside(|| ports.iter().filter(answers).copied().collect())
+}
+
+#[test]
+fn only_what_is_configured_comes_in_and_goes_out() {
+    let wire = Wire::new();
+    let here = [22, 80, 443, 8080, 9180];
+    let there = [25, 80, 443, 9000];
+    let _serving = (listen(&wire.machine, &here), listen(&wire.neighbour, &there));
+    let comes_in = || reached(&wire.neighbour, MACHINE, &here);
+    let goes_out = || reached(&wire.machine, NEIGHBOUR, &there);
+    assert_eq!((comes_in(), goes_out()), (here.to_vec(), there.to_vec()));
+
+    // Whoever runs this test is the node.
+    let users = Users { node: Some(0) };
+    let text = "public.listen = [\"0.0.0.0:80\", \"127.0.0.1:8080\"]\npublic.tls_listen = [\"192.0.2.7:443\"]\n\
+                network.inbound_ports = [22]\nsites.default.origin = \"http://192.0.2.1:9000\"\n";
+    load(&wire.machine, &firewall::ruleset(&settings(text), users));
+    assert_eq!((comes_in(), goes_out()), (vec![22, 80, 443], vec![9000]));
+    assert_eq!(reached(&wire.machine, Ipv4Addr::LOCALHOST, &here), here);
+    // Of somebody else nothing goes out.
+    load(&wire.machine, &firewall::ruleset(&settings(text), Users { node: Some(4_000_000) }));
+    assert_eq!((comes_in(), goes_out()), (vec![22, 80, 443], vec![]));
+
+    // Without a configuration nobody comes in, and the box may ask for one.
+    load(&wire.machine, &firewall::closed());
+    assert_eq!((comes_in(), goes_out()), (vec![], there.to_vec()));
+}
+
+#[test]
+fn nft_takes_the_rules_of_every_role() {
+    let mut network = Network::empty();
+    let netns = network.namespace("rules");
+    for roles in 0..32 {
+        let on = |bit: u32| (roles >> bit) & 1 == 1;
+        let (limit, dns) = (if on(4) { 0 } else { 100 }, if on(0) { "" } else { "\"192.0.2.53\", \"::1\"" });
+        let text = format!(
+            "public.listen = [\"0.0.0.0:80\", \"[::]:80\", \"192.0.2.7:81\", \"[2001:db8::7]:81\"]\n\
+             superpeer = {{ enabled = {}, utp = {} }}\ntracker = {{ enabled = {}, listen = [\"[::]:6969\"] }}\n\
+             discovery = {{ dht = {}, lsd = {} }}\nregistry.control_url = \"https://control.example:8443\"\n\
+             network = {{ dns = [{dns}], max_connections_per_second = {limit}, max_datagrams_per_second = {limit} }}\n",
+            on(0),
+            on(1),
+            on(2),
+            on(3),
+            on(1),
+        );
+        let node = on(2).then_some(994);
+        load(&netns, &firewall::ruleset(&settings(&text), Users { node }));
+    }
+}
+
+/// Runs networkd for some seconds where it finds these files alone, and no device manager.
+const RUN_NETWORKD: &str = r#"
+set -e
+mount --make-rprivate /
+mount -o remount,bind,ro /sys
+mount -t tmpfs tmpfs /run
+mkdir -p /run/systemd/network /run/systemd/netif
+chown systemd-network:systemd-network /run/systemd/netif
+cp "$1"/* /run/systemd/network/
+exec timeout 5 "$2"
+"#;
+
+#[test]
+fn networkd_takes_its_files_without_a_word() {
+    let wire = Wire::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let configured = r#"
+[network]
+dns = ["192.0.2.53"]
+ntp = ["ntp.example"]
+[[network.interfaces]]
+name = "eth0"
+mtu = 1400
+addresses = ["192.0.2.77/24", "2001:db8::7/64"]
+gateway = "192.0.2.1"
+gateway6 = "fe80::1"
+[[network.interfaces]]
+mac = "02:00:5e:10:00:01"
+[[network.interfaces.vlan]]
+id = 7
+addresses = ["198.51.100.7/32"]
+gateway = "203.0.113.1"
+[[network.interfaces]]
+name = "eth2"
+"#;
+    let files = network::files(&settings(configured));
+    generated::write(folder.path(), &files, &[]).expect("a folder to write to");
+    let files = folder.path().join("systemd/network");
+    let output = wire
+        .machine
+        .command("unshare")
+        .args(["--mount", "sh", "-c", RUN_NETWORKD, "sh"])
+        .args([files.as_os_str(), NETWORKD.as_ref()])
+        .envs([("SYSTEMD_LOG_TARGET", "console"), ("SYSTEMD_LOG_LEVEL", "info")])
+        .output()
+        .expect("unshare of util-linux runs");
+    let words = text(&output.stdout) + &text(&output.stderr);
+    // What it does not understand is told by file and line.
+    let complaints: Vec<_> = words.lines().filter(|line| line.starts_with("/run/systemd/network/")).collect();
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    let shown = |arguments: &[&str]| {
+        let output = wire.machine.command("ip").args(arguments).output().expect("ip of iproute2 runs");
+        text(&output.stdout)
+    };
+    let card = shown(&["address", "show", "dev", "eth0"]);
+    for part in ["inet 192.0.2.77/24", "inet6 2001:db8::7/64", "mtu 1400"] {
+        assert!(card.contains(part), "{part} is missing:\n{card}\n{words}");
+    }
+    let rules = shown(&["rule", "show"]);
+    assert!(
+        rules.contains("from 192.0.2.77 lookup 102") && rules.contains("suppress_prefixlength 0"),
+        "{rules}"
+    );
+    let table = shown(&["route", "show", "table", "102"]);
+    assert!(table.contains("default via 192.0.2.1 dev eth0"), "{table}");
+    assert!(shown(&["route", "show"]).contains("default via 192.0.2.1 dev eth0 proto static metric 200"));
+    let table = shown(&["-6", "route", "show", "table", "102"]);
+    assert!(table.contains("default via fe80::1 dev eth0"), "{table}");
+}
