@@ -1,0 +1,40 @@
+# The appliance's image. Included by the Makefile; needs root (debootstrap, mounts) and about 4 GB below CACHE.
+
+IMAGE_CACHE := $(CACHE)/image
+IMAGE_TOOLS := $(IMAGE_CACHE)/tools
+IMAGE_OUT := $(IMAGE_CACHE)/out
+IMAGE_STAGE := $(IMAGE_CACHE)/stage
+# Secure Boot, PCR and update keys; an operator names a folder of their own.
+KEYS ?= $(IMAGE_CACHE)/keys
+# What the image calls itself, and what updates are compared by.
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+IMAGE_DATE := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+.PHONY: setup-image image-keys image-stage image image-test
+
+setup-image: setup ## install what the image needs: a Debian trixie with mkosi and QEMU, below CACHE
+	@$(call install, debootstrap=debootstrap python3=python3 util-linux=unshare git=git)
+	wanted=$$(sha256sum image/tools/tree | cut -c 1-16)
+	if [[ $$(cat $(IMAGE_TOOLS)/.made 2>/dev/null) != "$$wanted" ]]; then
+	    echo "making the tools tree of the image (about 2 minutes)"
+	    mkdir -p $(IMAGE_CACHE)
+	    nice image/tools/tree $(IMAGE_TOOLS) >$(IMAGE_CACHE)/tools.log 2>&1 ||
+	        { tail -n 20 $(IMAGE_CACHE)/tools.log >&2; exit 1; }
+	    echo "$$wanted" >$(IMAGE_TOOLS)/.made
+	fi
+
+image-keys: setup-image ## make a test set of keys in KEYS=DIR (never overwrites)
+	@image/tools/keys $(IMAGE_TOOLS) $(KEYS)
+
+image-stage: build
+	@image/tools/stage $(IMAGE_TOOLS) $(CARGO_TARGET_DIR)/release $(KEYS) $(IMAGE_STAGE)
+
+image: image-keys image-stage ## build the appliance's image (VERSION=..., KEYS=DIR)
+	@image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION) $(IMAGE_DATE)
+
+# VERSION.2 is as good as VERSION; the node of VERSION.3 ends at once.
+image-test: image ## build the image and two more versions, boot them in QEMU, prove what they promise (TESTS=names)
+	@image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION).2 $(IMAGE_DATE)
+	cp $(IMAGE_TOOLS)/usr/bin/false $(IMAGE_STAGE)/root/usr/bin/skerry
+	image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION).3 $(IMAGE_DATE)
+	image/test/scenarios.py $(IMAGE_TOOLS) $(IMAGE_CACHE)/out $(IMAGE_CACHE)/test $(VERSION) $(TESTS)
