@@ -150,7 +150,7 @@ impl Cache {
         let (policy, uid) = (&ask.site.policy, self.index.uid());
         let object = Object::new(parts.status, stored, times, purge_seen, policy, Arc::new(content), uid);
         // What has been evicted of it is fetched as parts of it.
-        if !complete && !(object.has_strong_validator() && gives_ranges(&parts)) {
+        if !(complete || object.has_strong_validator() && gives_ranges(&parts)) {
             return None;
         }
         let variant = Variant::of(Arc::new(object), &ask.headers)?;

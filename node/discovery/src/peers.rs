@@ -300,7 +300,7 @@ mod tests {
         }
         let now = start + Duration::from_secs(60);
         let (torrents, addresses) = peers.sweep(now);
-        assert!(torrents <= MOST_TORRENTS && torrents >= MOST_TORRENTS * 7 / 8, "{torrents}");
+        assert!((MOST_TORRENTS * 7 / 8..=MOST_TORRENTS).contains(&torrents), "{torrents}");
         assert_eq!(addresses, torrents);
         assert_eq!(peers.of(&hash(2 * MOST_TORRENTS - 1), now).len(), 1);
         assert!(peers.of(&hash(0), now).is_empty());

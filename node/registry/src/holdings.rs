@@ -126,7 +126,7 @@ pub(crate) fn pages(rows: impl Iterator<Item = Row>) -> BTreeMap<u8, Page> {
 fn page(mut rows: Vec<Row>) -> Page {
     rows.reverse();
     // What is alike keeps its order, and the first of it stays.
-    rows.sort_by(|a, b| a.resource.cmp(&b.resource));
+    rows.sort_by_key(|row| row.resource);
     rows.dedup_by(|a, b| a.resource == b.resource);
     rows.into()
 }

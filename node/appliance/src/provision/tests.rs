@@ -130,12 +130,12 @@ fn a_stick_corrects_what_a_credential_gives_at_every_boot() {
     make_folders(&this.layout).unwrap();
     let look = |offers: &[Offer]| look(&this.layout, offers, &mut Vec::new()).unwrap();
     let credential = offer(Kind::Credential, "origin = 1\n");
-    assert_eq!(look(&[credential.clone()]), Outcome::Taken("credential".into()));
+    assert_eq!(look(std::slice::from_ref(&credential)), Outcome::Taken("credential".into()));
     let stick = offer(Kind::Stick, "origin = 2\n");
     let both = [credential.clone(), stick.clone()];
     assert_eq!(look(&both), Outcome::Taken("stick".into()));
     assert_eq!(look(&both), Outcome::Unchanged);
-    assert_eq!(look(&[credential.clone()]), Outcome::Unchanged);
+    assert_eq!(look(std::slice::from_ref(&credential)), Outcome::Unchanged);
     // An older file on the stick, and then the newer one again.
     assert_eq!(
         look(&[credential.clone(), offer(Kind::Stick, "origin = 1\n")]),

@@ -87,7 +87,7 @@ impl Catalogue {
     /// Who tells of it must have seen it, or trust who has. Blocks.
     pub fn tell(&self, from: &CameFrom, resource: &ChunkId, answer: &Answer) -> Result<(), StoreError> {
         let _one_at_a_time = self.0.owners.lock();
-        if !self.source(from)?.is_some_and(|source| source.resource == *resource) {
+        if self.source(from)?.is_none_or(|source| source.resource != *resource) {
             return Ok(());
         }
         let answer = Answer::of(&answer.header(), answer.received_ms);
