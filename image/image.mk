@@ -34,7 +34,7 @@ image: image-keys image-stage ## build the appliance's image (VERSION=..., KEYS=
 
 # VERSION.2 is as good as VERSION; the node of VERSION.3 ends at once.
 image-test: image ## build the image and two more versions, boot them in QEMU, prove what they promise (TESTS=names)
-	@image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION).2 $(IMAGE_DATE)
+	@INITRD=keep image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION).2 $(IMAGE_DATE)
 	cp $(IMAGE_TOOLS)/usr/bin/false $(IMAGE_STAGE)/root/usr/bin/skerry
-	image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION).3 $(IMAGE_DATE)
+	INITRD=keep image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION).3 $(IMAGE_DATE)
 	image/test/scenarios.py $(IMAGE_TOOLS) $(IMAGE_CACHE)/out $(IMAGE_CACHE)/test $(VERSION) $(TESTS)

@@ -259,7 +259,7 @@ def main():
         begun = bench.at = time.monotonic()
         try:
             scenario(bench)
-        except Failed as words:
+        except (Failed, OSError, subprocess.CalledProcessError) as words:
             failed += 1
             print(f"    FAILED: {words}", flush=True)
         finally:

@@ -347,7 +347,7 @@ const HARMS: [Harm; 7] = [
     Harm { region: 3, what: "calls itself for ever", causes: &["stack", "trap"] },
     Harm { region: 4, what: "logs for ever", causes: &["flood", "deadline", "fuel"] },
     Harm { region: 5, what: "names a row that is not there", causes: &["bad-index", "trap"] },
-    Harm { region: 6, what: "says too much", causes: &["flood"] },
+    Harm { region: 6, what: "says too much", causes: &["flood", "deadline"] },
     Harm { region: 7, what: "fails", causes: &["trap"] },
 ];
 
