@@ -14,7 +14,7 @@ use wasmtime::{
     Strategy, WasmBacktraceDetails,
 };
 
-use crate::PolicyError;
+use crate::{PolicyError, native};
 
 /// One step of the clock of calls.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
@@ -108,6 +108,7 @@ impl Runtime {
             .max_unused_warm_slots(room.instances);
         let mut config = config(room.lines);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        config.with_custom_code_memory(Some(Arc::new(native::Mapped)));
         let engine = Engine::new(&config).map_err(|error| PolicyError::Engine(error.to_string()))?;
         let clock = Arc::new(Clock {
             running: AtomicUsize::new(0),

@@ -123,12 +123,7 @@ impl Policies {
         worker: Option<std::path::PathBuf>,
         registry: &Registry,
     ) -> Result<Self, PolicyError> {
-        let compiler = Compiler::new(
-            worker,
-            &folder.join("native"),
-            config.compile_time(),
-            config.compile_memory_bytes,
-        )?;
+        let compiler = Compiler::of_node(worker, folder, config.compile_time(), config.compile_memory_bytes)?;
         remove_torn(folder);
         remove_torn(&folder.join("native"));
         let folder_of_records = &config.decisions.record_dir;

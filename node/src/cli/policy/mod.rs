@@ -1,8 +1,13 @@
 //! `skerry policy`: what an author does with a policy, from its first line to its signature, and what
 //! an operator does with it on a node.
 
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Subcommand;
 use skerry_policy::{PolicyError, compile};
 
@@ -64,6 +69,9 @@ pub(super) enum Policy {
         #[arg(long)]
         lines: bool,
     },
+    /// Answer the request for compiled code that comes over standard input, a socket: the service of a node
+    #[command(hide = true)]
+    CompileService,
 }
 
 impl Policy {
@@ -86,6 +94,7 @@ impl Policy {
             Self::Rollback(step) => step.roll_back(),
             Self::Explain(explain) => explain.execute(),
             Self::CompileWorker { memory_bytes, seconds, lines } => Ok(work(*memory_bytes, *seconds, *lines)),
+            Self::CompileService => serve(),
         }
     }
 }
@@ -104,6 +113,18 @@ fn work(memory_bytes: u64, seconds: u64, lines: bool) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Answers one request, where systemd has a folder for what is kept.
+fn serve() -> anyhow::Result<ExitCode> {
+    let folder = std::env::var_os("STATE_DIRECTORY");
+    let folder = folder.context("STATE_DIRECTORY is not set: systemd names the folder for compiled code")?;
+    let connection = io::stdin().as_fd().try_clone_to_owned().context("there is no standard input")?;
+    // This very program, also where a newer one has taken its name.
+    let worker = "/proc/self/exe".into();
+    compile::serve(UnixStream::from(connection), Some(worker), Path::new(&folder))
+        .context("the request of the node was not answered")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
@@ -153,6 +174,8 @@ mod tests {
             ("sign near.policy.wasm", false),
             ("compile-worker 268435456 30", true),
             ("compile-worker", false),
+            ("compile-service", true),
+            ("compile-service now", false),
         ] {
             let parsed = Line::try_parse_from(["policy"].into_iter().chain(words.split(' ')));
             assert_eq!(parsed.is_ok(), right, "{words}: {parsed:?}");
