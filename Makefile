@@ -12,6 +12,7 @@ export PATH := $(CACHE)/bin:$(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
 export SKERRY_BIN ?= $(CARGO_TARGET_DIR)/release/skerry
 export SKERRY_CACHE_TESTS ?= $(CACHE)/http-cache-tests/node_modules/http-cache-tests
 export SKERRY_SWIFT ?= $(CACHE)/swift
+export SKERRY_PEERS ?= $(CACHE)/peers
 export SKERRY_POLICY_MODULES ?= $(CARGO_TARGET_DIR)/wasm32-unknown-unknown/release
 
 # Always the release profile and the whole workspace: cargo unifies the features of what it is
@@ -71,8 +72,15 @@ setup: ## install what a build needs (Debian packages; only those that are missi
 setup-test: setup ## install what the tests need
 	@$(call install, nginx=nginx wrk=wrk nodejs=node npm=npm e2fsprogs=mkfs.ext4 mount=mount \
 	    util-linux=prlimit nftables=nft systemd=systemd-analyze fdisk=sfdisk dosfstools=mkfs.vfat mtools=mcopy iproute2=ss procps=pgrep python3-venv=/usr/lib/python3.*/ensurepip \
-	    aria2=aria2c transmission-cli=transmission-cli \
-	    python3-libtorrent=/usr/lib/python3/dist-packages/libtorrent*.so)
+	    debootstrap=debootstrap python3-libtorrent=/usr/lib/python3/dist-packages/libtorrent*.so)
+	# Those of Debian 12 stumble over hybrid torrents.
+	if [[ ! -x $(SKERRY_PEERS)/usr/bin/transmission-cli ]]; then
+	    echo "fetching aria2 and Transmission of Debian 13, BitTorrent clients of the tests"
+	    root=(); (( EUID == 0 )) || root=(sudo)
+	    mkdir -p $(CACHE)
+	    "$${root[@]}" nice image/tools/tree $(SKERRY_PEERS) aria2 transmission-cli >$(CACHE)/peers.log 2>&1 ||
+	        { tail -n 20 $(CACHE)/peers.log >&2; exit 1; }
+	fi
 	if [[ ! -f $(SKERRY_CACHE_TESTS)/cli.mjs ]]; then
 	    echo "installing http-cache-tests $(SUITE) from npm"
 	    mkdir -p $(CACHE)/http-cache-tests

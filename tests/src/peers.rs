@@ -2,10 +2,10 @@
 //! [`Order`] names into a folder of its own, and by peer wire alone: web seeds are taken out of the
 //! torrent, and peer exchange is off, and so are the DHT and local discovery unless they are asked for.
 //!
-//! Three things that Debian 12's versions cannot do, so that nobody looks for them in the node:
-//! - aria2 1.36 and Transmission 3.00 know nothing of version 2. Of a hybrid torrent aria2 computes a
-//!   wrong info-hash, because it loses keys of no length (aria2 issue 1927), and Transmission calls the
-//!   file corrupt: both are given torrents of version 1 alone.
+//! aria2 and Transmission are those of Debian 13, in the tree that `SKERRY_PEERS` names, since the older ones
+//! of Debian 12 stumble over hybrid torrents. Three things that they cannot do, so that nobody looks for them in
+//! the node:
+//! - Of a hybrid they make use of version 1, and they know no torrent of version 2 alone.
 //! - Transmission takes no peer on loopback. [`address`] is one that it takes.
 //! - aria2 always begins with an encrypted handshake, and only tries another when that is refused.
 
@@ -397,6 +397,17 @@ fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {
     }
     command.current_dir(folder).env("HOME", folder).env("LC_ALL", "C.UTF-8");
     command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// The same of a program in the tree of Debian 13, which is run with the libraries of that tree.
+fn newer(program: &str, folder: &Path) -> Command {
+    let tree = std::env::var_os("SKERRY_PEERS");
+    let tree = tree.expect("SKERRY_PEERS names the tree of clients, as `make setup-test` makes it");
+    let tree = Path::new(&tree);
+    let mut command = command(tree.join("lib64/ld-linux-x86-64.so.2"), folder);
+    command.arg("--library-path").arg(tree.join("usr/lib/x86_64-linux-gnu"));
+    command.arg(tree.join("usr/bin").join(program));
     command
 }
 

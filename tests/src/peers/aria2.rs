@@ -1,4 +1,4 @@
-//! `aria2c`: version 1 torrents and magnet links, HTTP and UDP trackers.
+//! `aria2c`: torrents of version 1 and hybrids, magnet links, HTTP and UDP trackers.
 
 use std::path::Path;
 use std::process::Command;
@@ -45,7 +45,7 @@ pub(super) fn verified(folder: &Path) -> Option<bool> {
 }
 
 fn quiet(folder: &Path) -> Command {
-    let mut command = super::command("aria2c", folder);
+    let mut command = super::newer("aria2c", folder);
     command
         .args(["--no-conf", "--enable-dht6=false", "--file-allocation=none"])
         .args(["--summary-interval=0", "--show-console-readout=false", "--enable-color=false"])

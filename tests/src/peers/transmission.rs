@@ -1,4 +1,4 @@
-//! `transmission-cli`: version 1 torrents and magnet links, HTTP and UDP trackers. It goes on as a
+//! `transmission-cli`: torrents of version 1 and hybrids, magnet links, HTTP and UDP trackers. It goes on as a
 //! seed when it has everything, so a script that it then runs leaves a mark, and it is interrupted.
 
 use std::fs;
@@ -31,7 +31,7 @@ pub(super) fn command(order: &Order, source: &str, folder: &Path) -> Command {
         .expect("the script is written");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("the script is ours");
 
-    let mut command = super::command("transmission-cli", folder);
+    let mut command = super::newer("transmission-cli", folder);
     command.arg("--config-dir").arg(folder).arg("--download-dir").arg(folder.join(DOWNLOADS));
     command.arg("--finish").arg(script).arg("--no-portmap");
     command.arg(match order.encryption {
