@@ -8,10 +8,11 @@ use std::time::Duration;
 const MOST: usize = 2000;
 /// Addresses that were banned and are remembered.
 const MOST_BANNED: usize = 4096;
-/// First wait before an address is tried again; every further one is twice as long.
-const FIRST_WAIT: Duration = Duration::from_secs(30);
-/// Failures after which an address is forgotten.
-const MOST_FAILURES: u32 = 6;
+/// First wait before an address is tried again; every further one is twice as long. Who has just been told of
+/// may not be ready yet.
+const FIRST_WAIT: Duration = Duration::from_secs(2);
+/// Failures after which an address is forgotten: a quarter of an hour after the first.
+const MOST_FAILURES: u32 = 10;
 
 /// Who told of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,10 +35,11 @@ pub(crate) struct Approach {
 
 #[derive(Debug)]
 struct Entry {
-    /// Place of the info-hash that it was told of under.
+    /// Place of the best info-hash that it was told of under.
     wire: usize,
     by_peer: bool,
     busy: bool,
+    /// The way that comes next.
     way: usize,
     failures: u32,
     not_before: Duration,
@@ -76,7 +78,8 @@ impl Book {
             }
             if let Some(known) = self.entries.get_mut(&address) {
                 known.by_peer &= origin != Origin::Told;
-                if !known.busy && wire < known.wire {
+                if wire < known.wire {
+                    // One that is being tried by a worse one is tried by this one before it has failed.
                     (known.wire, known.way) = (wire, 0);
                 }
                 continue;
@@ -116,9 +119,9 @@ impl Book {
         let due = self.entries.iter_mut().filter(|(_, entry)| !entry.busy && entry.not_before <= now);
         let (address, entry) = due.min_by_key(|(_, entry)| (entry.failures, random.u32(..)))?;
         let ways = ways(self.wires.len(), self.encryption);
-        let (other, encrypted) = *ways.get(entry.way).or(ways.first())?;
+        let (other, encrypted) = *ways.get(entry.way)?;
         let wire = *self.wires.get((entry.wire + other) % self.wires.len())?;
-        entry.busy = true;
+        (entry.busy, entry.way) = (true, entry.way + 1);
         Some((*address, Approach { wire, encrypted }))
     }
 
@@ -127,20 +130,16 @@ impl Book {
         self.entries.values().any(|entry| !entry.busy && entry.not_before <= now)
     }
 
-    /// Whether there is somebody to be tried, now or later, who has not failed since it was told of or was
-    /// last of use.
-    pub(crate) fn has_useful(&self) -> bool {
-        self.entries.values().any(|entry| !entry.busy && entry.failures == 0)
+    /// Whether there is somebody, tried or not, who has not failed since it was told of or was last of use.
+    pub(crate) fn has_hope(&self) -> bool {
+        self.entries.values().any(|entry| entry.failures == 0)
     }
 
     /// A connection was closed before the peer said anything: there may be another way.
     pub(crate) fn turned_away(&mut self, address: SocketAddr, now: Duration) {
         let ways = ways(self.wires.len(), self.encryption).len();
         match self.entries.get_mut(&address) {
-            Some(entry) if entry.way + 1 < ways => {
-                entry.way += 1;
-                (entry.busy, entry.not_before) = (false, now);
-            }
+            Some(entry) if entry.way < ways => (entry.busy, entry.not_before) = (false, now),
             _ => self.failed(address, now),
         }
     }
@@ -157,10 +156,18 @@ impl Book {
         (entry.busy, entry.way, entry.not_before) = (false, 0, now + wait);
     }
 
-    /// A connection that was of use ended.
+    /// A connection that was of use ended: what worked is tried again.
     pub(crate) fn left(&mut self, address: SocketAddr, now: Duration) {
         if let Some(entry) = self.entries.get_mut(&address) {
-            (entry.busy, entry.failures, entry.not_before) = (false, 0, now + FIRST_WAIT);
+            (entry.busy, entry.way) = (false, entry.way.saturating_sub(1));
+            (entry.failures, entry.not_before) = (0, now + FIRST_WAIT);
+        }
+    }
+
+    /// An address is not tried again before then, whatever it has done.
+    pub(crate) fn put_off(&mut self, address: SocketAddr, until: Duration) {
+        if let Some(entry) = self.entries.get_mut(&address) {
+            entry.not_before = entry.not_before.max(until);
         }
     }
 
@@ -239,18 +246,32 @@ mod tests {
             assert_eq!(book.next(seconds(0)), None, "it is busy");
             book.turned_away(peer, seconds(0));
         }
-        assert_eq!(book.next(seconds(29)), None);
+        assert_eq!(book.next(seconds(1)), None);
         let first = Approach { wire: V1, encrypted: false };
-        assert_eq!(book.next(seconds(30)), Some((peer, first)));
-        book.failed(peer, seconds(30));
-        assert!(!book.has_next(seconds(89)) && book.has_next(seconds(90)));
-        assert!(book.next(seconds(90)).is_some());
-        assert!(!book.has_useful());
+        assert_eq!(book.next(seconds(2)), Some((peer, first)));
+        book.failed(peer, seconds(2));
+        assert!(!book.has_next(seconds(5)) && book.has_next(seconds(6)));
+        assert!(book.next(seconds(6)).is_some());
+        assert!(!book.has_hope());
         book.left(peer, seconds(100));
-        assert!(book.has_useful());
-        assert!(!book.has_next(seconds(129)) && book.has_next(seconds(130)));
+        assert!(book.has_hope());
+        assert!(!book.has_next(seconds(101)) && book.has_next(seconds(102)));
         (0..MOST_FAILURES).for_each(|_| book.failed(peer, seconds(200)));
-        assert!(!book.has_next(seconds(1_000_000)) && !book.has_useful(), "it is forgotten");
+        assert!(!book.has_next(seconds(1_000_000)) && !book.has_hope(), "it is forgotten");
+    }
+
+    #[test]
+    fn an_address_that_never_answers_is_tried_less_and_less() {
+        let (mut book, peer) = (book(), at("192.0.2.1:6881"));
+        book.add([peer], &V2, Origin::Told);
+        let mut tried = Vec::new();
+        for second in 0..2000 {
+            if book.next(seconds(second)).is_some() {
+                tried.push(second);
+                book.failed(peer, seconds(second));
+            }
+        }
+        assert_eq!(tried, [0, 2, 6, 14, 30, 62, 126, 254, 510, 1022]);
     }
 
     #[test]
@@ -260,6 +281,32 @@ mod tests {
             book.add([peer], &wire, Origin::Told);
         }
         assert_eq!(book.next(seconds(0)).unwrap().1.wire, V2);
+    }
+
+    #[test]
+    fn a_better_info_hash_is_tried_before_an_address_has_failed() {
+        let (mut book, peer) = (book(), at("192.0.2.1:6881"));
+        book.add([peer], &V1, Origin::Told);
+        assert_eq!(book.next(seconds(0)).unwrap().1.wire, V1);
+        book.add([peer], &V2, Origin::Told);
+        assert_eq!(book.next(seconds(0)), None, "one connection at a time");
+        book.turned_away(peer, seconds(0));
+        assert_eq!(book.next(seconds(0)).unwrap().1, Approach { wire: V2, encrypted: false });
+        assert!(book.has_hope());
+    }
+
+    #[test]
+    fn the_way_that_worked_is_tried_first_and_may_be_put_off() {
+        let (mut book, peer) = (book(), at("192.0.2.1:6881"));
+        book.add([peer], &V2, Origin::Told);
+        book.next(seconds(0));
+        book.turned_away(peer, seconds(0));
+        let worked = book.next(seconds(0));
+        assert_eq!(worked, Some((peer, Approach { wire: V2, encrypted: true })));
+        book.left(peer, seconds(0));
+        book.put_off(peer, seconds(60));
+        assert_eq!(book.next(seconds(59)), None);
+        assert_eq!(book.next(seconds(60)), worked);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What drives the state machine: the clock, the connections, the sink and the sources.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,7 +22,7 @@ use crate::handle::Handle;
 use crate::options::Options;
 use crate::peer::Key;
 use crate::sink::{Limit, Sink};
-use crate::sources::{Ask, Found, Sources};
+use crate::sources::{Answers, Ask, Found, Sources};
 use crate::swarm::{Output, Swarm};
 use crate::target::Target;
 
@@ -29,11 +32,13 @@ const TICK: Duration = Duration::from_millis(500);
 const EVENTS: usize = 64;
 /// Events that are taken before anything else has its turn.
 const BATCH: usize = 64;
+/// Answers of sources that wait to be taken.
+const ANSWERS: usize = 16;
 /// Messages that wait for one peer's socket.
 const ORDERS: usize = 256;
 /// Pieces that are verified and stored at once.
 const AT_ONCE: usize = 4;
-/// Shortest wait before sources are asked again.
+/// Shortest time between two questions.
 const LEAST_PAUSE: Duration = Duration::from_secs(5);
 /// How long trackers may take to be told of the end.
 const GOODBYE: Duration = Duration::from_secs(10);
@@ -61,8 +66,8 @@ impl Download {
     /// the sink has it keeps.
     ///
     /// # Errors
-    /// When the torrent cannot be used, the sink fails, or there is nobody to fetch from for as long as the
-    /// options say.
+    /// When the torrent cannot be used, the sink fails, a task panics, or there is nobody to fetch from for
+    /// as long as the options say.
     pub async fn run<S: Sink>(
         self,
         sources: Arc<dyn Sources>,
@@ -74,6 +79,7 @@ impl Download {
         peer_id[8..].iter_mut().for_each(|byte| *byte = fastrand::alphanumeric() as u8);
         let swarm = Swarm::new(target, options.clone(), peer_id, fastrand::u64(..))?;
         let (sender, events) = mpsc::channel(EVENTS);
+        let (answers, found) = mpsc::channel(ANSWERS);
         let mut driver = Driver {
             swarm,
             options,
@@ -88,10 +94,11 @@ impl Download {
             connections: JoinSet::new(),
             work: JoinSet::new(),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
+            answers,
             finding: JoinSet::new(),
             questions: Vec::new(),
         };
-        let result = driver.run(events).await;
+        let result = driver.run(events, found).await;
         driver.say_goodbye();
         result?;
         // It is over when everything is there, so there is a torrent.
@@ -123,8 +130,16 @@ struct Question {
     wire: [u8; 20],
     /// When next; `None` while it is asked.
     due: Option<Instant>,
-    /// Whether it was asked before.
-    asked: bool,
+    /// When it was asked last, and whether there was nobody to fetch from.
+    asked: Option<(Instant, bool)>,
+}
+
+impl Question {
+    /// Whether it is time; at once when all have gone since.
+    fn is_due(&self, alone: bool, now: Instant) -> bool {
+        let left_alone = alone && self.asked.is_none_or(|(_, alone)| !alone);
+        self.due.is_some_and(|at| at <= now || left_alone)
+    }
 }
 
 struct Driver<S: Sink> {
@@ -139,10 +154,11 @@ struct Driver<S: Sink> {
     sender: mpsc::Sender<(Key, Event)>,
     links: HashMap<Key, Link>,
     connections: JoinSet<()>,
-    work: JoinSet<Done<S::Error>>,
+    work: JoinSet<Result<Done<S::Error>, JoinError>>,
     /// A turn at verifying and storing.
     turns: Arc<Semaphore>,
-    finding: JoinSet<([u8; 20], Found)>,
+    answers: mpsc::Sender<Found>,
+    finding: JoinSet<([u8; 20], Duration)>,
     questions: Vec<Question>,
 }
 
@@ -151,7 +167,11 @@ impl<S: Sink> Driver<S> {
         self.start.elapsed()
     }
 
-    async fn run(&mut self, mut events: mpsc::Receiver<(Key, Event)>) -> Result<(), Error<S::Error>> {
+    async fn run(
+        &mut self,
+        mut events: mpsc::Receiver<(Key, Event)>,
+        mut found: mpsc::Receiver<Found>,
+    ) -> Result<(), Error<S::Error>> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shared = self.handle.0.clone();
@@ -173,16 +193,19 @@ impl<S: Sink> Driver<S> {
                     }
                 }
                 Some(done) = self.work.join_next() => {
-                    if let Some(done) = finished(done) {
+                    if let Some(done) = finished(done.flatten())? {
                         self.done(done)?;
                     }
                 }
-                Some(found) = self.finding.join_next() => {
-                    if let Some((wire, found)) = finished(found) {
-                        self.found(&wire, found);
+                Some((wire, peers)) = found.recv() => self.swarm.found(peers, &wire),
+                Some(answered) = self.finding.join_next() => {
+                    if let Some((wire, again)) = finished(answered)? {
+                        self.answered(&wire, again);
                     }
                 }
-                Some(_) = self.connections.join_next() => {}
+                Some(ended) = self.connections.join_next() => {
+                    finished(ended)?;
+                }
                 () = shared.moved.notified() => {
                     if let Some(piece) = self.handle.reader() {
                         self.swarm.want_from(piece);
@@ -210,7 +233,7 @@ impl<S: Sink> Driver<S> {
             Output::Close(key) => drop(self.links.remove(&key)),
             Output::Begin(metainfo) => {
                 let sink = self.sink.clone();
-                self.work.spawn(async move { Done::Begun(sink.begin(&metainfo).await) });
+                self.work.spawn(async move { Ok(Done::Begun(sink.begin(&metainfo).await)) });
             }
             Output::Piece(complete) => {
                 let (sink, turns) = (self.sink.clone(), self.turns.clone());
@@ -219,11 +242,12 @@ impl<S: Sink> Driver<S> {
                     let _turn = turns.acquire_owned().await;
                     let (piece, data, check) = (complete.piece, complete.data, complete.check);
                     let bytes = data.clone();
-                    let verified = tokio::task::spawn_blocking(move || check.holds(&bytes)).await;
-                    match verified {
-                        Ok(true) => Done::Stored(piece, sink.piece(piece, data).await),
-                        _ => Done::Wrong(piece),
-                    }
+                    let is_right = tokio::task::spawn_blocking(move || check.holds(&bytes)).await?;
+                    Ok(if is_right {
+                        Done::Stored(piece, sink.piece(piece, data).await)
+                    } else {
+                        Done::Wrong(piece)
+                    })
                 });
             }
             Output::Done => return Ok(true),
@@ -280,28 +304,28 @@ impl<S: Sink> Driver<S> {
 
     /// Asks the sources, when it is time.
     fn ask(&mut self) {
-        let now = Instant::now();
+        let (now, alone) = (Instant::now(), self.swarm.is_alone());
         for wire in self.swarm.wires() {
             if !self.questions.iter().any(|question| question.wire == *wire) {
-                self.questions.push(Question { wire: *wire, due: Some(now), asked: false });
+                self.questions.push(Question { wire: *wire, due: Some(now), asked: None });
             }
         }
-        let due = self.questions.iter_mut().filter(|question| question.due.is_some_and(|at| at <= now));
-        for question in due {
+        for question in self.questions.iter_mut().filter(|question| question.is_due(alone, now)) {
             question.due = None;
-            let event = if question.asked { Reason::None } else { Reason::Started };
-            question.asked = true;
+            let before = question.asked.replace((now, alone));
+            let event = if before.is_some() { Reason::None } else { Reason::Started };
             let ask = question_of(&self.swarm, &self.options, self.peer_id, question.wire, event);
+            let answers = Answers::new(ask.info_hash, self.answers.clone());
             let sources = self.sources.clone();
-            self.finding.spawn(async move { (ask.info_hash, sources.find(ask).await) });
+            self.finding.spawn(async move { (ask.info_hash, sources.find(ask, answers).await) });
         }
     }
 
-    fn found(&mut self, wire: &[u8; 20], found: Found) {
+    fn answered(&mut self, wire: &[u8; 20], again: Duration) {
         if let Some(question) = self.questions.iter_mut().find(|question| question.wire == *wire) {
-            question.due = Some(Instant::now() + found.again.max(LEAST_PAUSE));
+            let least = question.asked.map(|(at, _)| at + LEAST_PAUSE);
+            question.due = Some(Instant::now() + again).max(least);
         }
-        self.swarm.found(found.peers, wire);
     }
 
     /// Brings the figures up to date.
@@ -317,10 +341,11 @@ impl<S: Sink> Driver<S> {
 
     /// Tells the sources that it is over, without waiting for them.
     fn say_goodbye(&mut self) {
-        for question in self.questions.iter().filter(|question| question.asked) {
+        for question in self.questions.iter().filter(|question| question.asked.is_some()) {
             let ask = question_of(&self.swarm, &self.options, self.peer_id, question.wire, Reason::Stopped);
+            let answers = Answers::new(ask.info_hash, self.answers.clone());
             let sources = self.sources.clone();
-            tokio::spawn(async move { tokio::time::timeout(GOODBYE, sources.find(ask)).await });
+            tokio::spawn(async move { tokio::time::timeout(GOODBYE, sources.find(ask, answers)).await });
         }
     }
 }
@@ -334,117 +359,15 @@ fn question_of(
 ) -> Ask {
     let totals = swarm.totals();
     let left = totals.length.map(|length| length.saturating_sub(totals.stored));
-    Ask { info_hash, peer_id, port: options.port, event, downloaded: totals.received, left }
+    let (port, downloaded, alone) = (options.port, totals.received, swarm.is_alone());
+    Ask { info_hash, peer_id, port, event, downloaded, left, alone }
 }
 
-/// What a task came to: a panic in it is one here. `None` when the runtime ends.
-fn finished<T>(ended: Result<T, JoinError>) -> Option<T> {
-    match ended.map_err(JoinError::try_into_panic) {
-        Ok(value) => Some(value),
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        Err(Err(_)) => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-    use std::net::SocketAddr;
-
-    use bytes::Bytes;
-    use parking_lot::Mutex;
-    use skerry_wire::InfoHash;
-    use skerry_wire::metainfo::Kind;
-
-    use super::*;
-    use crate::BoxFuture;
-    use crate::piece::tests::{noise, split, torrent};
-    use crate::seed::{Seed, listen};
-    use crate::sink::piece_count;
-
-    /// Keeps pieces in memory, and has some from the beginning.
-    #[derive(Default)]
-    struct Kept {
-        there: Vec<u32>,
-        pieces: Mutex<HashMap<u32, Bytes>>,
-    }
-
-    impl Sink for Kept {
-        type Error = Infallible;
-
-        async fn begin(&self, metainfo: &Metainfo) -> Result<Bitfield, Infallible> {
-            let mut have = Bitfield::new(piece_count(metainfo));
-            self.there.iter().for_each(|piece| _ = have.set(*piece));
-            Ok(have)
-        }
-
-        async fn piece(&self, piece: u32, data: Bytes) -> Result<(), Infallible> {
-            let before = self.pieces.lock().insert(piece, data);
-            assert_eq!(before, None, "each piece comes once");
-            Ok(())
-        }
-    }
-
-    /// Always the same peers; writes down what it was asked.
-    #[derive(Default)]
-    struct Known {
-        peers: Vec<SocketAddr>,
-        asked: Mutex<Vec<Ask>>,
-    }
-
-    impl Sources for Known {
-        fn find(&self, ask: Ask) -> BoxFuture<'_, Found> {
-            self.asked.lock().push(ask);
-            let found = Found { peers: self.peers.clone(), again: Duration::from_secs(60) };
-            Box::pin(std::future::ready(found))
-        }
-    }
-
-    fn unlimited() -> Limit {
-        Arc::new(|_| Duration::ZERO)
-    }
-
-    #[tokio::test]
-    async fn a_magnet_link_becomes_content_over_sockets() {
-        let files = [noise(1, 3_000_000), noise(2, 100_000)];
-        for kind in [Kind::V1, Kind::V2, Kind::Hybrid] {
-            let whole = torrent(kind, 65_536, &files);
-            let pieces = split(&whole, &files);
-            let seed = || Seed::new(whole.clone(), pieces.clone());
-            let mut peers = vec![listen(seed()).await, listen(seed()).await];
-            peers.push(listen(Seed { lies: true, ..seed() }).await);
-            // Nobody is there.
-            peers.push(SocketAddr::from(([127, 0, 0, 1], 1)));
-            let hashes: Vec<InfoHash> = whole.info().hashes().collect();
-            let sources = Arc::new(Known { peers, ..Known::default() });
-            let sink = Arc::new(Kept { there: vec![2], ..Kept::default() });
-            let download = Download::new(Target::Named(hashes), Options::default());
-            let handle = download.handle();
-            let got = download.run(sources.clone(), sink.clone(), unlimited()).await.unwrap();
-            assert_eq!(got.info().bytes(), whole.info().bytes());
-            if kind != Kind::V1 {
-                assert_eq!(got.missing_layers().next(), None);
-            }
-            let kept = std::mem::take(&mut *sink.pieces.lock());
-            assert_eq!(kept.len(), pieces.len() - 1);
-            assert!(kept.iter().all(|(piece, data)| data[..] == pieces[*piece as usize][..]));
-            let length: usize = pieces.iter().map(Vec::len).sum();
-            assert_eq!(handle.progress().stored.load(Relaxed), length as u64);
-            assert_eq!(handle.progress().length.load(Relaxed), length as u64);
-            tokio::task::yield_now().await;
-            let asked = sources.asked.lock();
-            assert_eq!((asked[0].event, asked[0].left), (Reason::Started, None));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_peers_it_ends_in_time() {
-        let whole = torrent(Kind::V2, 65_536, &[noise(1, 100_000)]);
-        let options = Options { alone: Duration::from_secs(20), ..Options::default() };
-        let begun = Instant::now();
-        let download = Download::new(Target::Torrent(Box::new(whole)), options);
-        let ended = download.run(Arc::new(Known::default()), Arc::new(Kept::default()), unlimited()).await;
-        assert!(matches!(ended, Err(Error::Failed(Failure::Alone))), "{ended:?}");
-        assert!((20..25).contains(&begun.elapsed().as_secs()));
+/// What a task came to; `None` when it was ended from outside.
+fn finished<T>(ended: Result<T, JoinError>) -> Result<Option<T>, Failure> {
+    match ended {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_panic() => Err(Failure::Panicked),
+        Err(_) => Ok(None),
     }
 }

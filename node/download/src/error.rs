@@ -46,6 +46,9 @@ pub enum Failure {
     /// Peers were found, and none of them gave anything in time.
     #[error("the peers give nothing")]
     Stalled,
+    /// A fault of the program: a task of the download, its sink or its sources has panicked.
+    #[error("a task of the download has panicked")]
+    Panicked,
 }
 
 /// Why a connection ended.

@@ -43,7 +43,7 @@ pub use error::{Error, Failure};
 pub use handle::{Handle, Progress};
 pub use options::Options;
 pub use sink::{Limit, Sink, piece_count};
-pub use sources::{Ask, Found, HttpGet, Sources, Trackers};
+pub use sources::{Answers, Ask, HttpGet, Sources, Trackers};
 pub use target::Target;
 
 /// A future on the heap.

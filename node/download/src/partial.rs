@@ -1,6 +1,7 @@
 //! A piece that has begun to come: which blocks are there, who sent them, and who is asked for the rest.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use skerry_wire::peer::{BLOCK, Block};
@@ -21,7 +22,15 @@ pub(crate) struct Partial {
     first: usize,
     senders: Vec<SocketAddr>,
     /// The only peer that may give it, once several have given a wrong one together.
-    pub(crate) owner: Option<Key>,
+    pub(crate) owner: Option<Owner>,
+}
+
+/// Who has to give a piece alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) key: Key,
+    /// When it should have given it.
+    pub(crate) until: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,7 +52,7 @@ pub(crate) struct Whole {
 
 impl Partial {
     /// Nothing of a piece of `length` bytes.
-    pub(crate) fn new(piece: u32, length: u32, owner: Option<Key>) -> Self {
+    pub(crate) fn new(piece: u32, length: u32, owner: Option<Owner>) -> Self {
         let blocks = block_count(length);
         Self {
             piece,

@@ -85,8 +85,11 @@ pub(crate) struct Peer {
     pub(crate) interested: bool,
     /// Pieces that it serves even while it is choking.
     pub(crate) allowed: Vec<u32>,
-    /// The picker's count when there was nothing to begin with this peer.
+    /// The picker's count when there was nothing to begin with this peer: what it says again does not make it
+    /// worth another look.
     pub(crate) idle: Option<u64>,
+    /// Before then it is given no piece that it has to give alone.
+    pub(crate) owns_from: Duration,
     asked: VecDeque<Block>,
     late: VecDeque<Block>,
     pub(crate) flow: Flow,
@@ -135,6 +138,7 @@ impl Peer {
             interested: false,
             allowed: Vec::new(),
             idle: None,
+            owns_from: Duration::ZERO,
             asked: VecDeque::new(),
             late: VecDeque::new(),
             flow: Flow::new(now),
@@ -216,7 +220,6 @@ impl Peer {
 
     /// It has one more piece: whether that is new.
     pub(crate) fn gains(&mut self, piece: u32) -> Result<bool, End> {
-        self.idle = None;
         match &mut self.has {
             Has::Early { more, .. } => {
                 if more.len() < MOST_EARLY {
@@ -225,7 +228,13 @@ impl Peer {
                 Ok(false)
             }
             Has::Known(pieces) if piece >= pieces.pieces() => Err(End::Range),
-            Has::Known(pieces) => Ok(pieces.set(piece)),
+            Has::Known(pieces) => {
+                let is_new = pieces.set(piece);
+                if is_new {
+                    self.idle = None;
+                }
+                Ok(is_new)
+            }
         }
     }
 
@@ -260,9 +269,16 @@ impl Peer {
 
     /// It serves a piece even while it is choking.
     pub(crate) fn allows(&mut self, piece: u32) {
-        self.idle = None;
         if self.fast && self.allowed.len() < MAX_ALLOWED_FAST && !self.allowed.contains(&piece) {
             self.allowed.push(piece);
+            self.idle = None;
+        }
+    }
+
+    /// It serves requests.
+    pub(crate) fn unchokes(&mut self) {
+        if std::mem::take(&mut self.choking) {
+            self.idle = None;
         }
     }
 
@@ -394,6 +410,23 @@ mod tests {
         assert!(peer.gains(0).unwrap() && !peer.gains(0).unwrap());
         assert!(matches!(peer.gains(10), Err(End::Range)));
         assert!(peer.loses(0) && !peer.has(0));
+    }
+
+    #[test]
+    fn what_it_says_again_is_not_worth_another_look() {
+        let mut peer = peer();
+        (peer.fast, peer.has) = (true, Has::Known(Bitfield::new(10)));
+        let looked = Some(7);
+        let says: [fn(&mut Peer); 3] =
+            [|peer| _ = peer.gains(3).unwrap(), |peer| peer.allows(3), |peer| peer.unchokes()];
+        for say in says {
+            peer.idle = looked;
+            say(&mut peer);
+            assert_eq!(peer.idle, None);
+            peer.idle = looked;
+            say(&mut peer);
+            assert_eq!(peer.idle, looked);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use skerry_wire::tracker::Event;
+use tokio::sync::mpsc;
 
 use crate::BoxFuture;
 
@@ -32,19 +33,35 @@ pub struct Ask {
     pub downloaded: u64,
     /// Bytes that lack; `None` when that is not known yet.
     pub left: Option<u64>,
+    /// Whether there is nobody to fetch from: then sources are asked as soon as they allow it.
+    pub alone: bool,
 }
 
-/// An answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Peers, of both families.
-    pub peers: Vec<SocketAddr>,
-    /// How long to wait before the next question.
-    pub again: Duration,
+/// Peers, by the info-hash that they were found by.
+pub(crate) type Found = ([u8; 20], Vec<SocketAddr>);
+
+/// Where the answers to a question go.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    info_hash: [u8; 20],
+    found: mpsc::Sender<Found>,
+}
+
+impl Answers {
+    /// To a question by an info-hash.
+    pub(crate) fn new(info_hash: [u8; 20], found: mpsc::Sender<Found>) -> Self {
+        Self { info_hash, found }
+    }
+
+    /// Takes peers, of either family. Nobody hears of them once the download is over.
+    pub async fn take(&self, peers: Vec<SocketAddr>) {
+        let _ = self.found.send((self.info_hash, peers)).await;
+    }
 }
 
 /// Knows peers: trackers, a list, a DHT. Asked now and then, for each of a torrent's info-hashes.
 pub trait Sources: Send + Sync + 'static {
-    /// Asks. What fails is an answer without peers.
-    fn find(&self, ask: Ask) -> BoxFuture<'_, Found>;
+    /// Asks. Peers go to `answers` as they are found; what fails finds none. Returns how long to wait before
+    /// the next question.
+    fn find(&self, ask: Ask, answers: Answers) -> BoxFuture<'_, Duration>;
 }

@@ -118,6 +118,8 @@ pub(crate) struct Swarm {
     /// When something that was wanted came last, and when there was anybody to ask.
     fruitful: Duration,
     company: Duration,
+    /// Whether there is nobody, and nobody to be tried who has not failed.
+    alone: bool,
 }
 
 impl Swarm {
@@ -151,6 +153,7 @@ impl Swarm {
             over: false,
             fruitful: Duration::ZERO,
             company: Duration::ZERO,
+            alone: true,
         };
         if let Some(metainfo) = known {
             swarm.know(metainfo, Duration::ZERO)?;
@@ -168,6 +171,11 @@ impl Swarm {
         let greeted = || self.peers.values().filter(|peer| peer.greeted);
         let rate = greeted().map(|peer| peer.flow.rate()).sum();
         Totals { peers: greeted().count(), rate, ..self.totals }
+    }
+
+    /// Whether more peers are needed at once.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone
     }
 
     /// The torrent, once everything is there.
@@ -293,8 +301,12 @@ impl Swarm {
             }
             // While the sink is at work, nobody else has to be.
             Phase::Beginning(_) => (self.fruitful, self.company) = (now, now),
-            Phase::Content(content) if content.is_finishing() => (self.fruitful, self.company) = (now, now),
-            Phase::Content(_) => {}
+            Phase::Content(content) => {
+                if content.is_finishing() {
+                    (self.fruitful, self.company) = (now, now);
+                }
+                content.take_back(&mut self.peers, now);
+            }
         }
         self.do_without_trees(now);
         let keys: Vec<Key> = self.peers.keys().copied().collect();
@@ -303,9 +315,9 @@ impl Swarm {
         }
         self.make_room(now);
         self.freed = true;
-        let has_peers = self.peers.values().any(|peer| peer.greeted);
-        let has_some = self.book.has_next(now) || self.book.has_useful();
-        if has_peers || !self.dialing.is_empty() || has_some {
+        // Who has failed is tried again, and nobody is waited for on that account.
+        self.alone = !self.peers.values().any(|peer| peer.greeted) && !self.book.has_hope();
+        if !self.alone {
             self.company = now;
         }
         if now.saturating_sub(self.company) >= self.options.alone {
@@ -429,7 +441,7 @@ impl Swarm {
                 content.discount(&mut peer);
             }
         }
-        let is_stranger = matches!(end, End::Closed | End::Io(_) | End::Silent);
+        let is_stranger = matches!(end, End::Closed | End::Io(_) | End::Silent | End::OtherTorrent);
         if end.bans() {
             self.book.ban(peer.address);
         } else if !peer.greeted && is_stranger {
@@ -438,6 +450,9 @@ impl Swarm {
             self.book.left(peer.address, now);
         } else {
             self.book.failed(peer.address, now);
+        }
+        if matches!(end, End::Useless) {
+            self.book.put_off(peer.address, now + USELESS);
         }
         self.freed = true;
         self.outputs.push_back(Output::Close(peer.key));

@@ -161,6 +161,7 @@ mod tests {
         event: Event::Started,
         downloaded: 5,
         left: Some(7),
+        alone: false,
     };
 
     /// A tracker on loopback that answers each packet with what `answer` makes of it.

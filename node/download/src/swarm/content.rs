@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use skerry_wire::peer::{Bitfield, Block};
 
 use super::suspects::Suspects;
 use crate::error::End;
-use crate::partial::{Partial, Whole};
+use crate::partial::{Owner, Partial, Whole};
 use crate::peer::{Came, Counted, Has, Key, Peer};
 use crate::picker::Picker;
 use crate::piece::{Check, Pieces};
@@ -17,6 +18,13 @@ use crate::piece::{Check, Pieces};
 const MOST_ASKED: u8 = 3;
 /// Blocks that a peer is asked for at once when others are asked for them too.
 const MOST_AGAIN: usize = 16;
+
+/// How long a peer may take for a piece that it has to give alone: this, and its bytes at the slowest rate
+/// that is waited for while others have it, bytes per second.
+const GRACE: Duration = Duration::from_secs(60);
+const SLOWEST: u64 = 16 * 1024;
+/// How long a peer that took longer is given no such piece.
+const REST: Duration = Duration::from_secs(60);
 
 /// A piece that is to be verified.
 #[derive(Debug)]
@@ -149,39 +157,43 @@ impl Content {
     }
 
     /// The next block to ask a peer for; it counts as asked for.
-    pub(crate) fn next(&mut self, peer: &mut Peer) -> Option<Block> {
+    pub(crate) fn next(&mut self, peer: &mut Peer, now: Duration) -> Option<Block> {
         if peer.choking && peer.allowed.is_empty() {
             return None;
         }
         let (window, partials, asker) = (self.picker.window().clone(), &self.partials, &*peer);
         let may = |piece: &&u32| {
             let owner = partials.get(*piece).and_then(|partial| partial.owner);
-            asker.serves(**piece) && owner.is_none_or(|owner| owner == asker.key)
+            asker.serves(**piece) && owner.is_none_or(|owner| owner.key == asker.key)
         };
         let begun = self.open.iter().filter(may).min_by_key(|piece| !window.contains(*piece)).copied();
         // What a reader waits for comes first, begun or not; else what is begun does.
         let piece = begun.filter(|piece| window.contains(piece));
-        let piece = piece.or_else(|| self.begin(peer, true)).or(begun).or_else(|| self.begin(peer, false));
-        match piece {
+        let piece = piece.or_else(|| self.begin(peer, true, now)).or(begun);
+        match piece.or_else(|| self.begin(peer, false, now)) {
             Some(piece) => self.ask(piece),
             None => self.again(peer),
         }
     }
 
     /// Begins a piece, if there is memory for it.
-    fn begin(&mut self, peer: &mut Peer, waited_for: bool) -> Option<u32> {
+    fn begin(&mut self, peer: &mut Peer, waited_for: bool, now: Duration) -> Option<u32> {
         if !self.has_room() || peer.idle == Some(self.picker.freed()) {
             return None;
         }
-        let (pieces, asker) = (&self.pieces, &*peer);
-        let may = |piece: u32| asker.serves(piece) && pieces.check(piece).is_some();
+        let (pieces, suspects, asker) = (&self.pieces, &self.suspects, &*peer);
+        let rests = now < peer.owns_from;
+        let may = |piece: u32| {
+            asker.serves(piece) && pieces.check(piece).is_some() && !(rests && suspects.contains(piece))
+        };
         let picked = if waited_for { self.picker.pick_waited_for(may) } else { self.picker.pick(may) };
-        if picked.is_none() && !waited_for {
+        if picked.is_none() && !waited_for && !rests {
             peer.idle = Some(self.picker.freed());
         }
         let piece = picked?;
         let length = self.pieces.length(piece);
-        let owner = self.suspects.contains(piece).then_some(peer.key);
+        let until = now + GRACE + Duration::from_secs(u64::from(length) / SLOWEST);
+        let owner = self.suspects.contains(piece).then_some(Owner { key: peer.key, until });
         self.used += u64::from(length);
         self.partials.insert(piece, Partial::new(piece, length, owner));
         self.open.insert(piece);
@@ -227,7 +239,7 @@ impl Content {
             self.open.insert(block.piece);
         }
         // All of it must come from one peer, and this one may never go on.
-        if partial.owner == Some(peer) && !partial.is_complete() {
+        if partial.owner.is_some_and(|owner| owner.key == peer) && !partial.is_complete() {
             self.drop_partial(block.piece);
         }
     }
@@ -244,7 +256,7 @@ impl Content {
     pub(crate) fn take(&mut self, peer: &Peer, came: Came, piece: u32, begin: u32, data: &[u8]) -> Arrival {
         let Some(partial) = self.partials.get_mut(&piece) else { return Arrival::default() };
         // What comes late may be of a piece that another peer has to give alone.
-        let may = partial.owner.is_none_or(|owner| owner == peer.key);
+        let may = partial.owner.is_none_or(|owner| owner.key == peer.key);
         let useful = may && came != Came::Unasked && partial.put(begin, data, peer.address);
         if came == Came::Asked {
             partial.release(begin);
@@ -287,8 +299,29 @@ impl Content {
 
     /// A peer gives nothing, or is gone: whoever takes its place begins what it had to give alone anew.
     pub(crate) fn disown(&mut self, peer: Key) {
-        let owned = self.partials.iter().filter(|(_, partial)| partial.owner == Some(peer));
+        let is_owned = |partial: &Partial| partial.owner.is_some_and(|owner| owner.key == peer);
+        let owned = self.partials.iter().filter(|(_, partial)| is_owned(partial));
         let owned: Vec<u32> = owned.map(|(piece, _)| *piece).collect();
         owned.into_iter().for_each(|piece| self.drop_partial(piece));
+    }
+
+    /// Takes pieces from those who should have given them alone by now, where somebody else would: a block
+    /// now and then does not keep a piece for hours.
+    pub(crate) fn take_back(&mut self, peers: &mut BTreeMap<Key, Peer>, now: Duration) {
+        let owned = self.partials.iter().filter_map(|(piece, partial)| Some((*piece, partial.owner?)));
+        let late: Vec<(u32, Owner)> = owned.filter(|(_, owner)| owner.until <= now).collect();
+        for (piece, Owner { key, .. }) in late {
+            let would = |peer: &Peer| peer.key != key && peer.owns_from <= now && peer.serves(piece);
+            if !peers.values().any(would) {
+                continue;
+            }
+            if let Some(peer) = peers.get_mut(&key) {
+                peer.owns_from = now + REST;
+                let of_it = |block: &&Block| block.piece == piece;
+                let asked: Vec<Block> = peer.asked().iter().filter(of_it).copied().collect();
+                asked.iter().for_each(|block| _ = peer.cancel(block, now));
+            }
+            self.drop_partial(piece);
+        }
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn tend(phase: &mut Phase, peer: &mut Peer, now: Duration) {
         Phase::Beginning(_) => {}
         Phase::Content(content) => {
             while peer.room() > 0 {
-                let Some(block) = content.next(peer) else { break };
+                let Some(block) = content.next(peer, now) else { break };
                 peer.ask(block, now);
             }
         }
@@ -100,9 +100,7 @@ impl Swarm {
         if *peer_id == self.peer_id {
             return Err(End::Ourselves);
         }
-        // A v1 handshake may be answered with the v2 info-hash of the same torrent (BEP 52).
-        let upgrades = reserved.contains(Reserved::V2) && self.book.wires.contains(info_hash);
-        if *info_hash != peer.wire && !upgrades {
+        if *info_hash != peer.wire && !self.upgrades(&peer.wire, info_hash) {
             return Err(End::OtherTorrent);
         }
         peer.greeted = true;
@@ -133,6 +131,21 @@ impl Swarm {
             content.count(peer);
         }
         Ok(())
+    }
+
+    /// Whether a handshake for one info-hash may be answered with another: one of v1 with that of v2 of the
+    /// same torrent (BEP 52), as this side's reserved bits offer. The answer need not offer it again, and
+    /// libtorrent's does not. Where v1's alone is known, by a magnet link or an alias, nobody can tell which
+    /// the other is.
+    fn upgrades(&self, asked: &[u8; 20], answered: &[u8; 20]) -> bool {
+        let is_asked = |hash: InfoHash| hash.wire() == *asked;
+        let is_v2 = |hash: &InfoHash| matches!(hash, InfoHash::V2(_));
+        let knows_all = match &self.target {
+            Target::Torrent(metainfo) => metainfo.info().hashes().any(is_asked),
+            Target::Named(hashes) => hashes.iter().copied().any(is_asked) && hashes.iter().any(is_v2),
+            Target::Wire(_) => false,
+        };
+        self.book.wires.contains(answered) || !knows_all
     }
 
     fn piece_count(&self) -> Option<u32> {
@@ -169,7 +182,7 @@ impl Swarm {
                     self.give_up(peer, now);
                 }
             }
-            Message::Unchoke => (peer.choking, peer.idle) = (false, None),
+            Message::Unchoke => peer.unchokes(),
             Message::Have(piece) => return self.gain(peer, piece, now),
             Message::Bitfield(_) | Message::HaveAll | Message::HaveNone => {
                 return self.told(peer, message, now);

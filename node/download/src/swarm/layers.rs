@@ -2,7 +2,7 @@
 //!
 //! Every answer is proven up to the file's root before it is taken.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,7 +27,11 @@ const PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Layers {
     metainfo: Metainfo,
-    files: Vec<File>,
+    /// By their roots.
+    files: HashMap<[u8; 32], File>,
+    /// Requests that nobody is asked, and how many are not answered.
+    open: VecDeque<HashRequest>,
+    left: usize,
     asked: HashMap<Key, Vec<(HashRequest, Duration)>>,
     refused: HashMap<Key, Duration>,
     /// When an answer came last, or it began.
@@ -36,13 +40,9 @@ pub(crate) struct Layers {
 
 #[derive(Debug)]
 struct File {
-    root: Sha256Hash,
     /// Height of the tree.
     top: u32,
     layer: Vec<[u8; 32]>,
-    /// How many hashes one request is for, and which requests were answered.
-    count: u32,
-    answered: Vec<bool>,
 }
 
 impl Layers {
@@ -50,7 +50,8 @@ impl Layers {
     pub(crate) fn new(metainfo: Metainfo, now: Duration) -> Result<Self, Failure> {
         let info = metainfo.info();
         let piece_length = u64::from(info.piece_length());
-        let mut files = Vec::new();
+        let base = merkle::height(piece_length);
+        let (mut files, mut open) = (HashMap::new(), VecDeque::new());
         let mut all = 0_u64;
         for root in metainfo.missing_layers() {
             let Some(file) = info.file_of(root).and_then(|file| info.files().get(file)) else { continue };
@@ -59,16 +60,15 @@ impl Layers {
             if all > MOST {
                 return Err(Failure::Layers { pieces: all });
             }
-            let count = (pieces as u32).next_power_of_two().min(MAX_HASHES);
-            files.push(File {
-                root: *root,
-                top: merkle::height(file.length),
-                layer: vec![[0; 32]; pieces as usize],
-                count,
-                answered: vec![false; (pieces as u32).div_ceil(count) as usize],
-            });
+            let (root, pieces, top) = (root.0, pieces as u32, merkle::height(file.length));
+            let length = pieces.next_power_of_two().min(MAX_HASHES);
+            let proof_layers = (top - base).saturating_sub(1);
+            let request = |index| HashRequest { root, base, index, length, proof_layers };
+            open.extend((0..pieces).step_by(length as usize).map(request));
+            files.insert(root, File { top, layer: vec![[0; 32]; pieces as usize] });
         }
-        Ok(Self { metainfo, files, asked: HashMap::new(), refused: HashMap::new(), at: now })
+        let (left, asked, refused) = (open.len(), HashMap::new(), HashMap::new());
+        Ok(Self { metainfo, files, open, left, asked, refused, at: now })
     }
 
     /// Whether the torrent can be verified by its v1 pieces instead.
@@ -88,28 +88,10 @@ impl Layers {
             return;
         }
         while self.asked.get(&peer.key).map_or(0, Vec::len) < DEPTH {
-            let Some(request) = self.next() else { return };
+            let Some(request) = self.open.pop_front() else { return };
             peer.say(&Message::HashRequest(request), now);
             self.asked.entry(peer.key).or_default().push((request, now));
         }
-    }
-
-    /// A request that nobody was asked.
-    fn next(&self) -> Option<HashRequest> {
-        let base = merkle::height(self.metainfo.info().piece_length().into());
-        let is_asked =
-            |request: &HashRequest| self.asked.values().flatten().any(|(other, _)| other == request);
-        self.files.iter().find_map(|file| {
-            let lacks = (0..).zip(&file.answered).filter(|(_, answered)| !**answered);
-            let mut requests = lacks.map(|(group, _)| HashRequest {
-                root: file.root.0,
-                base,
-                index: group * file.count,
-                length: file.count,
-                proof_layers: (file.top - base).saturating_sub(1),
-            });
-            requests.find(|request| !is_asked(request))
-        })
     }
 
     /// Takes an answer. Returns whether it was the last.
@@ -123,20 +105,20 @@ impl Layers {
         if !self.settle(peer.key, request) {
             return peer.noise().map(|()| false);
         }
-        let Some(file) = self.files.iter_mut().find(|file| file.root.0 == request.root) else {
-            return Ok(false);
-        };
+        // It was asked for, so there is one.
+        let Some(file) = self.files.get_mut(&request.root) else { return Ok(false) };
         let hashes = hashes.as_chunks::<32>().0;
-        if !merkle::verify_proof(&file.root.0, file.top, request.wanted(), hashes) {
+        if !merkle::verify_proof(&request.root, file.top, request.wanted(), hashes) {
+            self.open.push_front(*request);
             return Err(End::Hashes);
         }
         let room = &mut file.layer[request.index as usize..];
-        let count = room.len().min(file.count as usize);
+        let count = room.len().min(request.length as usize);
         // The proof has them all.
         room[..count].copy_from_slice(&hashes[..count]);
-        file.answered[(request.index / file.count) as usize] = true;
+        self.left -= 1;
         self.at = now;
-        Ok(self.files.iter().all(|file| file.answered.iter().all(|answered| *answered)))
+        Ok(self.left == 0)
     }
 
     /// A peer will not answer.
@@ -147,10 +129,17 @@ impl Layers {
         now: Duration,
     ) -> Result<(), End> {
         if self.settle(peer.key, request) {
-            self.asked.remove(&peer.key);
+            self.open.push_front(*request);
+            self.give_up(peer.key);
             self.refused.insert(peer.key, now);
         }
         peer.noise()
+    }
+
+    /// Others are asked what a peer was asked.
+    fn give_up(&mut self, peer: Key) {
+        let given_up = self.asked.remove(&peer).unwrap_or_default();
+        given_up.into_iter().rev().for_each(|(request, _)| self.open.push_front(request));
     }
 
     /// Takes a request off the list: whether the peer was asked.
@@ -163,27 +152,26 @@ impl Layers {
 
     /// Gives up those who are silent.
     pub(crate) fn tick(&mut self, now: Duration) {
-        let refused = &mut self.refused;
-        self.asked.retain(|peer, asked| {
-            let is_late = asked.iter().any(|(_, since)| now.saturating_sub(*since) >= PATIENCE);
-            if is_late {
-                refused.insert(*peer, now);
-            }
-            !is_late
-        });
+        let is_late = |(_, since): &(HashRequest, Duration)| now.saturating_sub(*since) >= PATIENCE;
+        let late = self.asked.iter().filter(|(_, asked)| asked.iter().any(is_late));
+        let late: Vec<Key> = late.map(|(peer, _)| *peer).collect();
+        for peer in late {
+            self.give_up(peer);
+            self.refused.insert(peer, now);
+        }
     }
 
     /// A peer is gone.
     pub(crate) fn left(&mut self, peer: Key) {
-        self.asked.remove(&peer);
+        self.give_up(peer);
         self.refused.remove(&peer);
     }
 
-    /// The torrent, with what has come.
+    /// The torrent, once the last answer has come.
     pub(crate) fn finish(self) -> Result<Metainfo, Failure> {
         let mut metainfo = self.metainfo;
-        for file in self.files.into_iter().filter(|file| file.answered.iter().all(|answered| *answered)) {
-            metainfo.add_layer(&file.root, Bytes::from(file.layer.into_flattened()))?;
+        for (root, file) in self.files {
+            metainfo.add_layer(&Sha256Hash(root), Bytes::from(file.layer.into_flattened()))?;
         }
         Ok(metainfo)
     }
@@ -193,8 +181,10 @@ impl Layers {
 mod tests {
     use std::net::SocketAddr;
 
+    use std::time::Instant;
+
     use skerry_wire::merkle::Tree;
-    use skerry_wire::metainfo::Kind;
+    use skerry_wire::metainfo::{Builder, FileHash, Hashes, Kind, NewFile};
     use skerry_wire::peer::Decoder;
 
     use super::*;
@@ -268,7 +258,35 @@ mod tests {
                 _ => hashes.clear(),
             }
             assert!(matches!(layers.hear(&mut peer, &request, &hashes, NOW), Err(End::Hashes)));
+            layers.left(1);
+            let mut other = self::peer(2);
+            layers.tend(&mut other, NOW);
+            assert!(asked(&mut other).contains(&request));
         }
+    }
+
+    #[test]
+    fn the_work_grows_with_the_files_and_not_with_their_square() {
+        const FILES: u32 = 90_000;
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut hash = || std::array::from_fn(|_| random.u8(..));
+        let files = (0..FILES).map(|_| FileHash::of_pieces(vec![hash(), hash()], 32_768, 16_384));
+        let hashes = Hashes { pieces: Vec::new(), files: files.collect() };
+        let files = (0..FILES).map(|at| NewFile { path: vec![format!("{at:06}")], length: 32_768 });
+        let whole = Builder::new(Kind::V2, "t", 16_384, files.collect()).build(&hashes).unwrap();
+        let (mut layers, mut peer) = (bare(&whole), peer(1));
+        // The square of it would be billions of looks.
+        let begun = Instant::now();
+        let mut is_complete = false;
+        while !is_complete {
+            layers.tend(&mut peer, NOW);
+            for request in asked(&mut peer) {
+                let hashes = whole.layer(&Sha256Hash(request.root)).unwrap().as_flattened();
+                is_complete = layers.hear(&mut peer, &request, hashes, NOW).unwrap();
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert_eq!(layers.finish().unwrap().missing_layers().next(), None);
     }
 
     #[test]

@@ -161,8 +161,19 @@ fn a_private_torrent_leaves_those_that_peers_told_of() {
     assert_eq!(swarm.dial(Duration::from_secs(86_400)), None);
 }
 
-#[test]
-fn a_piece_that_one_peer_has_to_give_alone_is_had_from_another_when_it_chokes() {
+static WRONG: [u8; BLOCK as usize] = [1; BLOCK as usize];
+
+fn wrong(block: Block) -> Message<'static> {
+    Message::Piece { piece: block.piece, begin: block.begin, data: &WRONG }
+}
+
+/// The block that a peer was asked for first.
+fn next(swarm: &Swarm, key: Key) -> Option<Block> {
+    swarm.peers[&key].asked().front().copied()
+}
+
+/// Two peers that have given a wrong piece together: the first has to give it alone.
+fn suspected() -> (Swarm, Key, Key) {
     let length = 1 << 18;
     let whole = torrent(Kind::V2, length, &[noise(7, length as usize)]);
     let (mut swarm, first) = greeted(&whole);
@@ -172,13 +183,9 @@ fn a_piece_that_one_peer_has_to_give_alone_is_had_from_another_when_it_chokes() 
     for key in [first, second] {
         assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
     }
-    let data = [1; BLOCK as usize];
-    let next = |swarm: &Swarm, key: Key| swarm.peers[&key].asked().front().copied();
-    let give = |block: Block| Message::Piece { piece: block.piece, begin: block.begin, data: &data };
-    // Together they give a wrong one.
     for key in [first, second].into_iter().cycle().take(100) {
         if let Some(block) = next(&swarm, key) {
-            assert!(stays(&mut swarm, key, &[give(block)]));
+            assert!(stays(&mut swarm, key, &[wrong(block)]));
         }
         let complete = std::iter::from_fn(|| swarm.poll()).any(|output| matches!(output, Output::Piece(_)));
         if complete {
@@ -188,13 +195,93 @@ fn a_piece_that_one_peer_has_to_give_alone_is_had_from_another_when_it_chokes() 
     swarm.wrong(0, Duration::ZERO);
     let (owner, other) = if next(&swarm, first).is_some() { (first, second) } else { (second, first) };
     assert!(next(&swarm, owner).is_some() && next(&swarm, other).is_none());
+    (swarm, owner, other)
+}
 
-    let mut last: Vec<Message<'_>> = swarm.peers[&owner].asked().iter().copied().map(give).collect();
+#[test]
+fn a_piece_that_one_peer_has_to_give_alone_is_had_from_another_when_it_chokes() {
+    let (mut swarm, owner, other) = suspected();
+    let mut last: Vec<Message<'_>> = swarm.peers[&owner].asked().iter().copied().map(wrong).collect();
     assert!(last.len() < 16, "it is not asked for all of the piece at once");
     last.push(Message::Choke);
     assert!(stays(&mut swarm, owner, &last));
     swarm.tick(Duration::from_secs(1));
     assert!(next(&swarm, other).is_some());
+}
+
+#[test]
+fn a_piece_that_one_peer_has_to_give_alone_is_not_kept_by_a_block_now_and_then() {
+    let (mut swarm, owner, other) = suspected();
+    let mut now = Duration::ZERO;
+    while next(&swarm, other).is_none() {
+        assert!(now < Duration::from_secs(120), "{now:?}");
+        let (block, mut bytes) = (next(&swarm, owner).unwrap(), Vec::new());
+        wrong(block).put(&mut bytes);
+        swarm.receive(owner, &bytes, Duration::ZERO, now);
+        // Soon enough not to count as silent.
+        now += SNUB - Duration::from_secs(1);
+        swarm.tick(now);
+    }
+    assert!(now >= Duration::from_secs(60), "it had its time");
+    assert_eq!(next(&swarm, owner), None, "it does not get it back");
+    // When the other one will not give it either, the slow one may after a while.
+    let asked = swarm.peers[&other].asked().iter();
+    let refused: Vec<Message<'_>> = asked.copied().map(Message::Reject).collect();
+    assert!(stays(&mut swarm, other, &refused));
+    swarm.tick(now + Duration::from_secs(59));
+    assert_eq!(next(&swarm, owner), None);
+    swarm.tick(now + Duration::from_secs(60));
+    assert!(next(&swarm, owner).is_some());
+}
+
+#[test]
+fn a_v1_handshake_may_be_answered_with_the_v2_info_hash() {
+    let (whole, _) = content(Kind::Hybrid, 9);
+    let [v2, v1] = target(&whole).wires()[..] else { panic!("it has two") };
+    let v1_alone = Target::Named(vec![InfoHash::V1(whole.info().hash_v1().unwrap())]);
+    // As libtorrent does, which then does not say that it could be asked to.
+    let reserved = Reserved::EXTENSION | Reserved::FAST;
+    let answered = |target: Target, info_hash| {
+        let mut swarm = Swarm::new(target, Options::default(), ID, 1).unwrap();
+        swarm.found(vec![at(1)], &v1);
+        let dial = swarm.dial(Duration::ZERO).unwrap();
+        assert_eq!(dial.approach, Approach { wire: v1, encrypted: false });
+        swarm.joined(dial.key, Duration::ZERO);
+        let theirs = Handshake { reserved, info_hash, peer_id: [5; 20] };
+        swarm.receive(dial.key, &theirs.encode(), Duration::ZERO, Duration::ZERO);
+        let takes = swarm.peers.get(&dial.key).is_some_and(|peer| peer.greeted && peer.gives_hashes);
+        (takes, swarm)
+    };
+    assert!(answered(target(&whole), v2).0);
+    assert!(answered(v1_alone, v2).0, "nobody can know the other one");
+    // Another torrent is not taken, and the address is tried in another way at once.
+    let (takes, mut swarm) = answered(target(&whole), [9; 20]);
+    assert!(!takes);
+    let ways: Vec<Approach> = std::iter::from_fn(|| {
+        let dial = swarm.dial(Duration::ZERO)?;
+        swarm.closed(dial.key, End::Closed, Duration::ZERO);
+        Some(dial.approach)
+    })
+    .collect();
+    assert_eq!(ways, [Approach { wire: v1, encrypted: true }, Approach { wire: v2, encrypted: false }]);
+}
+
+#[test]
+fn who_has_failed_is_tried_again_and_not_waited_for() {
+    let (whole, _) = content(Kind::V2, 9);
+    let options = Options { alone: Duration::from_secs(20), ..Options::default() };
+    let mut world = World::new(target(&whole), options);
+    let wire = world.swarm.wires()[0];
+    assert!(world.swarm.is_alone());
+    world.swarm.found(vec![at(1)], &wire);
+    let mut tried = 0;
+    while world.outcome.is_none() {
+        let before = world.swarm.last_key;
+        world.step();
+        tried += world.swarm.last_key - before;
+    }
+    assert_eq!((world.outcome.clone(), tried), (Some(Err(Failure::Alone)), 4));
+    assert!((20..22).contains(&world.now.as_secs()), "{:?}", world.now);
 }
 
 #[test]
