@@ -35,7 +35,7 @@ use crate::error::Refused;
 use crate::hex;
 use crate::identity::Caller;
 use crate::message::{self, Beat, EnrolRequest, HoldingsReport, RenewRequest, Report, TorrentsAnswer};
-use crate::pace::{Allowance, Pace};
+use crate::pace::Clients;
 
 /// Largest beat, bytes.
 const MOST_BEAT: usize = 2 << 20;
@@ -45,8 +45,6 @@ const MOST_HOLDINGS: usize = 8 << 20;
 const MOST_TOLD: usize = 8 << 20;
 /// Largest request to enrol, and largest report, bytes.
 const MOST_SMALL: usize = 32 << 10;
-/// Reports that are taken from clients, who may be anybody.
-const REPORTS: Pace = Pace { burst: 100, per_second: 100 };
 /// How long a body may take to come in.
 const BODY: Duration = Duration::from_secs(30);
 
@@ -77,7 +75,7 @@ pub struct Endpoint {
     pub(crate) lists: OnceLock<Arc<dyn PreloadLists>>,
     pub(crate) listener: OnceLock<Arc<dyn ReportListener>>,
     /// What clients may still report.
-    pub(crate) reports: Mutex<Allowance>,
+    pub(crate) reports: Mutex<Clients>,
     pub(crate) insecure_loopback: bool,
 }
 
@@ -195,8 +193,13 @@ impl Endpoint {
         if let Err(refused) = self.pace(route, caller, body.len(), now_ms) {
             return refusal(&refused, caller);
         }
+        if let (Some(control), Some(enrolment)) = (&self.control, &self.enrolment)
+            && !matches!(route, Route::Enrol | Route::Renew(_) | Route::Report)
+        {
+            enrolment.saw(control, caller, now_ms);
+        }
         let done = match (route, &self.control) {
-            (Route::Report, _) => self.report(body, now_ms).map(|()| accepted()),
+            (Route::Report, _) => self.report(caller, body, now_ms).map(|()| accepted()),
             (Route::Beat, Some(control)) => self.beat(control, caller, body, now_ms),
             (Route::Holdings(id), Some(control)) => message::read::<HoldingsReport>(body)
                 .and_then(|report| control.holdings(id, &report, now_ms))
@@ -294,10 +297,10 @@ impl Endpoint {
         enrolment.renew(control, caller, &request, now_ms, wall_ms()).map(|answer| told(&answer))
     }
 
-    fn report(&self, body: &[u8], now_ms: u64) -> Result<(), Refused> {
+    fn report(&self, caller: &Caller, body: &[u8], now_ms: u64) -> Result<(), Refused> {
         let report: Report = message::read(body)?;
         report.check()?;
-        if !self.reports.lock().take_whole(REPORTS, 1, now_ms) {
+        if !self.reports.lock().take(caller.address.ip(), now_ms) {
             if let Some(control) = &self.control {
                 control.metrics().reports.with_label_values(&["refused"]).inc();
             }

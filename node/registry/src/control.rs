@@ -3,7 +3,8 @@
 //! What is known is a projection of the store of records: a change is written, comes back through the
 //! watch, and is taken from there, so that several control nodes over one engine know the same. When
 //! a record cannot be written it is taken all the same, and known in memory alone: a full disk of the
-//! control node must not put the fleet out.
+//! control node must not put the fleet out. Who is thrown out is out at once, but the operator is told when
+//! that is not on record.
 //!
 //! A node that was not heard for two of its intervals leaves the [`Fleet`] at the next tick, with its
 //! holdings, and comes back with its next heartbeat; it stays on record. Who holds what is kept as
@@ -13,11 +14,11 @@
 //! Nodes are not believed about the time: what they tell of it is bounded by when it came in. `now_ms` is
 //! [`crate::clock::now_ms`] throughout, but in tests and simulations.
 
+mod lists;
 mod record;
 mod rivals;
 mod state;
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,12 +34,12 @@ pub use self::record::{Revoked, Standing, Told};
 pub use self::rivals::Rival;
 use self::rivals::Rivals;
 use self::state::State;
-use crate::demand::{Demand, MOST_COUNTS, Resource};
+use crate::demand::{Demand, MOST_COUNTS};
 use crate::error::{KvError, Refused};
-use crate::fleet::{Fleet, MOST_TORRENTS};
-use crate::holdings::{self, MOST_OF_A_NODE, MOST_OF_A_PAGE, Page, Row};
+use crate::fleet::Fleet;
+use crate::holdings::Holdings;
 use crate::kv::{Event, Kv, Life};
-use crate::message::{Asked, Beat, BeatAnswer, HoldingsAnswer, HoldingsReport, Report};
+use crate::message::{Asked, Beat, BeatAnswer, Report};
 use crate::metrics::Metrics;
 use crate::pace::Limits;
 use crate::reports::{Kept, Reports};
@@ -83,6 +84,8 @@ impl Control {
         metrics: Metrics,
         now_ms: u64,
     ) -> Result<Self, KvError> {
+        // What this node itself holds it has verified.
+        fleet.believe(owner);
         let demand = Demand::new(MOST_COUNTS);
         kv.list(&format!("demand/{owner}/"), now_ms, &mut |key, entry| {
             if demand.load(&entry.value, now_ms).is_none() {
@@ -218,82 +221,6 @@ impl Control {
         }
     }
 
-    /// Takes what a node holds, or what has changed in it.
-    ///
-    /// # Errors
-    /// [`Refused::Unknown`] when it has not registered, [`Refused::Generation`] when the report goes on
-    /// from a list that is not here, [`Refused::Rival`] when another process has the id, and when it was
-    /// revoked or the report cannot be.
-    pub fn holdings(
-        &self,
-        id: &str,
-        report: &HoldingsReport,
-        now_ms: u64,
-    ) -> Result<HoldingsAnswer, Refused> {
-        report.check()?;
-        let held: Vec<Row> = report.held.iter().filter_map(Row::of).collect();
-        let dropped: Vec<Resource> = report.dropped.iter().filter_map(|id| hex::decode(id)).collect();
-        let mut state = self.state.lock();
-        self.catch_up(&mut state, now_ms);
-        state.admits(id)?;
-        let record = state.nodes.get(id).map(|known| &known.record);
-        let record = record.ok_or_else(|| Refused::Unknown(id.to_owned()))?;
-        if report.boot.is_some_and(|boot| boot != record.boot) {
-            return Err(Refused::Rival(id.to_owned()));
-        }
-        let known = state.holdings.entry(id.to_owned()).or_default();
-        if report.base.is_some() && report.base != known.generation {
-            return Err(Refused::Generation);
-        }
-        let anew = report.base.is_none();
-        if !anew && known.len() + held.len() > MOST_OF_A_NODE {
-            return Err(Refused::Full { what: "holdings of a node", most: MOST_OF_A_NODE });
-        }
-        let pages = known.changed(anew, &held, &dropped);
-        if pages.values().any(|page| page.len() > MOST_OF_A_PAGE) {
-            return Err(Refused::Full { what: "holdings whose ids begin alike", most: MOST_OF_A_PAGE });
-        }
-        let mut is_whole = true;
-        for (number, page) in pages {
-            let key = format!("holdings/{id}/{number:02x}");
-            is_whole &= match page.is_empty() {
-                true => self.discard(&mut state, &key, now_ms),
-                false => self.keep(&mut state, &key, &holdings::pack(&page), now_ms),
-            };
-        }
-        // The generation comes last: a list that was cut short, by a crash or a full disk, is sent again
-        // after the next start.
-        let key = format!("holdings/{id}");
-        let generation = json(&report.generation);
-        if is_whole {
-            self.keep(&mut state, &key, &generation, now_ms);
-        } else {
-            self.discard(&mut state, &key, now_ms);
-            state.apply(&self.fleet, &key, Some(&generation), now_ms);
-        }
-        Ok(HoldingsAnswer { generation: report.generation })
-    }
-
-    /// Info-hashes of a resource's torrents, as nodes named them that are on record, silent ones too: peers may
-    /// still have what no node has. Those that most nodes named come first, [`MOST_TORRENTS`] at most; nobody
-    /// has checked them. Looks through all nodes.
-    pub fn torrents_of(&self, resource: &Resource, now_ms: u64) -> Vec<[u8; 20]> {
-        let mut state = self.state.lock();
-        self.catch_up(&mut state, now_ms);
-        let lists = state.holdings.values();
-        let pages: Vec<Page> = lists.filter_map(|list| list.pages().get(&resource[0]).cloned()).collect();
-        drop(state);
-        let mut named: BTreeMap<[u8; 20], usize> = BTreeMap::new();
-        for page in &pages {
-            if let Ok(place) = page.binary_search_by(|row| row.resource.cmp(resource)) {
-                page[place].info_hashes.iter().for_each(|hash| *named.entry(*hash).or_default() += 1);
-            }
-        }
-        let mut named: Vec<([u8; 20], usize)> = named.into_iter().collect();
-        named.sort_by_key(|(_, nodes)| Reverse(*nodes));
-        named.into_iter().map(|(hash, _)| hash).take(MOST_TORRENTS).collect()
-    }
-
     /// Takes a report of a client, who may be anybody.
     ///
     /// # Errors
@@ -314,30 +241,38 @@ impl Control {
     /// holdings it is out of the fleet at once. Tells whether it was known.
     ///
     /// # Errors
-    /// When it cannot be written down: then it may come back after a restart.
+    /// [`Refused::Unwritten`] when that cannot be written down: then it is out until this process ends.
     pub fn revoke(&self, id: &str, now_ms: u64) -> Result<bool, Refused> {
         if !identity::is_id(id) {
             return Err(Refused::field("id", identity::RULE));
         }
         let mut state = self.state.lock();
         self.catch_up(&mut state, now_ms);
-        let known = state.nodes.contains_key(id) || state.enrolled.contains_key(id);
-        let denied = self.kv.create(&format!("denied/{id}"), &json(&now_ms), Life::forever(now_ms));
+        let known =
+            state.nodes.contains_key(id) || state.enrolled.contains_key(id) || state.unwritten.contains(id);
+        // First of all, whatever the disk says.
+        let since_ms = state.deny(&self.fleet, id, now_ms);
+        self.rivals.forget(id);
+        let denied = self.kv.create(&format!("denied/{id}"), &json(&since_ms), Life::forever(now_ms));
         match denied {
             Ok(_) | Err(KvError::Exists(_)) => {}
-            Err(error) => return Err(error.into()),
+            // What else is on record of it stays until this is.
+            Err(source) => {
+                log::error!(node = id; "revoked until this process ends, and no longer: {source}");
+                self.metrics.write_failures.inc();
+                state.unwritten.insert(id.to_owned());
+                return Err(Refused::Unwritten { id: id.to_owned(), source });
+            }
         }
-        self.catch_up(&mut state, now_ms);
-        let pages: Vec<u8> =
-            state.holdings.get(id).into_iter().flat_map(|of| of.pages().keys().copied()).collect();
-        for number in pages {
-            self.discard(&mut state, &format!("holdings/{id}/{number:02x}"), now_ms);
+        let mut keys = ["holdings", "enrolled", "nodes"].map(|table| format!("{table}/{id}")).to_vec();
+        let pages = format!("holdings/{id}/");
+        if let Err(error) = self.kv.list(&pages, now_ms, &mut |key, _| keys.push(key.to_owned())) {
+            log::error!(node = id; "what a revoked node held stays on record: {error}");
         }
-        for table in ["holdings", "enrolled", "nodes"] {
-            self.discard(&mut state, &format!("{table}/{id}"), now_ms);
+        for key in keys {
+            self.discard(&mut state, &key, now_ms);
         }
         drop(state);
-        self.rivals.forget(id);
         log::info!(node = id; "revoked");
         Ok(known)
     }
@@ -347,6 +282,24 @@ impl Control {
         let mut state = self.state.lock();
         self.catch_up(&mut state, now_ms);
         state.admits(id).is_err()
+    }
+
+    /// Looks at what is on record of a node's enrolment, when anything is.
+    pub(crate) fn enrolled<T>(&self, id: &str, look: impl FnOnce(&Enrolled) -> T, now_ms: u64) -> Option<T> {
+        let mut state = self.state.lock();
+        self.catch_up(&mut state, now_ms);
+        state.enrolled.get(id).map(look)
+    }
+
+    /// Changes what is on record of a node's enrolment, when anything is; in memory alone when it cannot be
+    /// written. `change` tells whether it did.
+    pub(crate) fn amend(&self, id: &str, change: impl FnOnce(&mut Enrolled) -> bool, now_ms: u64) {
+        let mut state = self.state.lock();
+        self.catch_up(&mut state, now_ms);
+        let Some(mut enrolled) = state.enrolled.get(id).cloned() else { return };
+        if change(&mut enrolled) {
+            self.keep(&mut state, &format!("enrolled/{id}"), &json(&enrolled), now_ms);
+        }
     }
 
     /// Machines that are refused, since another one has their id; by those ids.
@@ -391,7 +344,7 @@ impl Control {
             };
             *standings.entry(name).or_default() += 1;
         }
-        let holdings: usize = state.holdings.values().map(holdings::Holdings::len).sum();
+        let holdings: usize = state.holdings.values().map(Holdings::len).sum();
         drop(state);
         for (name, count) in standings {
             self.metrics.nodes.with_label_values(&[name]).set(count);
@@ -471,6 +424,10 @@ impl Control {
         match written {
             Ok(()) => {
                 self.failing.store(false, Relaxed);
+                if value.is_none() {
+                    // What was known in memory alone is not told of when it goes.
+                    state.apply(&self.fleet, key, None, now_ms);
+                }
                 self.catch_up(state, now_ms);
                 true
             }

@@ -2,22 +2,30 @@
 //!
 //! An operator makes the token for one node id; only its hash is kept, until it expires. Whoever
 //! brings it first gets a certificate for that id, whatever their signing request asks for. Before the
-//! certificate ends the node gets another one for it, as long as it is not revoked.
+//! certificate ends the node gets another one for it, as long as it is not revoked and nobody else got one:
+//! `enrol/line.rs` says who does.
 //!
 //! Tokens expire by [`crate::clock::now_ms`]; certificates are good by the system's clock (`wall_ms`), since
 //! others check them by theirs.
 
+mod line;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use skerry_core::config;
+use skerry_appliance::toml::{self, Wrong};
 
+pub(crate) use self::line::Line;
+use self::line::{Certificate, Sight};
 use crate::ca::{self, Authority, Request, Subject};
 use crate::control::{Control, Enrolled, json};
-use crate::error::{KvError, Refused};
+use crate::error::{CaError, KvError, Refused};
 use crate::identity::Caller;
-use crate::kv::Life;
+use crate::kv::{Guard, Life};
 use crate::message::{
     EnrolAnswer, EnrolRequest, MOST_CONFIGURATION, MOST_NAME, RenewAnswer, RenewRequest, text,
 };
@@ -26,6 +34,8 @@ use crate::{hex, identity, random};
 /// Longest time that a token is good for: a week.
 pub const MOST_VALID_SECONDS: u64 = 7 * 86_400;
 const LEAST_VALID_SECONDS: u64 = 10;
+/// A superseded certificate of a node is logged so often, milliseconds.
+const ALARM_MS: u64 = 3_600_000;
 
 /// What an operator wants a token for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -88,12 +98,16 @@ pub struct Enrolment {
     authority: Authority,
     /// How long certificates are good.
     days: u64,
+    /// Held while a certificate is issued and put on record.
+    issuing: Mutex<()>,
+    /// Nodes of which a superseded certificate was logged, and when; milliseconds since 1970.
+    alarms: Mutex<HashMap<String, u64>>,
 }
 
 impl Enrolment {
     /// Certificates by this authority, good for so many days.
     pub fn new(authority: Authority, days: u64) -> Self {
-        Self { authority, days }
+        Self { authority, days, issuing: Mutex::default(), alarms: Mutex::default() }
     }
 
     /// The fleet's authority.
@@ -168,11 +182,12 @@ impl Enrolment {
         }
         // A request that cannot be signed leaves the token as it is.
         let csr = Request::parse(&request.csr)?;
+        let _issuing = self.issuing.lock();
         let subject = Subject { id: &token.node, names: &token.names };
-        let certificate = self.authority.sign(&csr, subject, self.days, wall_ms)?;
-        let enrolled = Enrolled { region: token.region.clone(), names: token.names.clone(), at_ms: now_ms };
-        control.kv().put(&format!("enrolled/{}", token.node), &json(&enrolled), Life::forever(now_ms))?;
-        // Of two who bring it at once one wins; what was written before is on the disk with this.
+        let (certificate, issued) = self.sign(&csr, subject, wall_ms)?;
+        let (guard, before) = on_record(control, &token.node, now_ms)?;
+        // Of two who bring it at once one wins, and the record is of that one's certificate. Whoever gets no
+        // answer needs another token.
         let life = Life::of(token.expires_ms.saturating_sub(now_ms), now_ms);
         let used = json(&Token { used: true, configuration: String::new(), ..token.clone() });
         match control.kv().compare_and_set(&key, entry.revision, &used, life) {
@@ -180,16 +195,20 @@ impl Enrolment {
             Err(KvError::Conflict { .. }) => return Err(Refused::Token),
             Err(error) => return Err(error.into()),
         }
-        log::info!(node = token.node.as_str(), region = token.region.as_str(); "enrolled");
+        let line = Line::new(issued, before.and_then(|before| before.line).as_ref());
+        let Token { node, region, names, configuration, .. } = token;
+        let enrolled = Enrolled { region: region.clone(), names, at_ms: now_ms, line: Some(line) };
+        put(control, &node, &enrolled, guard, now_ms)?;
+        log::info!(node = node.as_str(), region = region.as_str(); "enrolled");
         let ca = self.authority.certificate().to_owned();
-        let Token { node, region, configuration, .. } = token;
         Ok(EnrolAnswer { node, region, certificate, ca, configuration })
     }
 
-    /// Gives a node another certificate: for a new key, with the names of the one that it calls with.
+    /// Gives a node another certificate: for a new key, with the names that it was enrolled for.
     ///
     /// # Errors
-    /// When the caller has none or was revoked, and when the request is none.
+    /// When the caller has none or was revoked, when the one that it calls with is superseded
+    /// ([`Refused::Superseded`]) or good for longer than another would be, and when the request is none.
     pub fn renew(
         &self,
         control: &Control,
@@ -218,12 +237,92 @@ impl Enrolment {
         if control.is_denied(id, now_ms) {
             return Err(Refused::Denied(id.clone()));
         }
-        let names = identity::names_of(certificate).unwrap_or_default();
+        let shown = Certificate::read(certificate).ok_or(Refused::Nobody)?;
         let csr = Request::parse(&request.csr)?;
-        let certificate = self.authority.sign(&csr, Subject { id, names: &names }, self.days, wall_ms)?;
+        let _issuing = self.issuing.lock();
+        let (guard, enrolled) = on_record(control, id, now_ms)?;
+        let mut enrolled = enrolled.ok_or_else(|| Refused::Unenrolled(id.clone()))?;
+        let line = enrolled.line.take().unwrap_or_else(|| Line::since(enrolled.at_ms));
+        if !line.goes_on_from(&shown, now_ms) {
+            self.alarm(control, id, &shown, now_ms);
+            return Err(Refused::Superseded(id.clone()));
+        }
+        // The node would not take it, and the line would have gone on without it.
+        if identity::ends(certificate) > Some((wall_ms / 1000).saturating_add(self.days * 86_400)) {
+            return Err(Refused::Early);
+        }
+        let (certificate, issued) = self.sign(&csr, Subject { id, names: &enrolled.names }, wall_ms)?;
+        enrolled.line = Some(line.next(shown, issued, now_ms));
+        match put(control, id, &enrolled, guard, now_ms) {
+            Ok(()) => {}
+            // It was revoked meanwhile, or another control node issued one.
+            Err(KvError::Conflict { .. }) => return Err(Refused::Busy),
+            Err(error) => return Err(error.into()),
+        }
         log::info!(node = id.as_str(); "its certificate was renewed");
         Ok(RenewAnswer { certificate })
     }
+
+    /// A certificate, PEM with the authority's, and what is kept of it.
+    fn sign(
+        &self,
+        csr: &Request,
+        subject: Subject<'_>,
+        wall_ms: u64,
+    ) -> Result<(String, Certificate), CaError> {
+        let pem = self.authority.sign(csr, subject, self.days, wall_ms)?;
+        let issued = ca::der_of(&pem).and_then(|der| Certificate::read(&der));
+        let reason = || CaError::Make { what: "certificate", reason: "it cannot be read".into() };
+        Ok((pem, issued.ok_or_else(reason)?))
+    }
+
+    /// A node calls: takes down that the last certificate of its line is in use, and tells of others that
+    /// should not be.
+    pub(crate) fn saw(&self, control: &Control, caller: &Caller, now_ms: u64) {
+        let (Some(id), Some(certificate)) = (&caller.node, &caller.certificate) else { return };
+        let Some(shown) = Certificate::read(certificate) else { return };
+        let look = |enrolled: &Enrolled| enrolled.line.as_ref().map(|line| line.sight(&shown, now_ms));
+        match control.enrolled(id, look, now_ms).flatten() {
+            None | Some(Sight::Known) => {}
+            Some(Sight::Superseded) => self.alarm(control, id, &shown, now_ms),
+            Some(Sight::New) => {
+                let _issuing = self.issuing.lock();
+                let see = |enrolled: &mut Enrolled| {
+                    let line = enrolled.line.as_mut();
+                    let Some(line) = line.filter(|line| line.sight(&shown, now_ms) == Sight::New) else {
+                        return false;
+                    };
+                    line.see(now_ms);
+                    true
+                };
+                control.amend(id, see, now_ms);
+            }
+        }
+    }
+
+    /// Two hold a certificate, or one of them did.
+    fn alarm(&self, control: &Control, id: &str, shown: &Certificate, now_ms: u64) {
+        control.metrics().superseded.inc();
+        let mut alarms = self.alarms.lock();
+        alarms.retain(|_, at_ms| now_ms.saturating_sub(*at_ms) < ALARM_MS);
+        if let Entry::Vacant(first) = alarms.entry(id.to_owned()) {
+            first.insert(now_ms);
+            log::warn!(node = id, serial = shown.serial.as_str(); "two holders of one certificate: it is superseded, and in use; enrol the machine again, and find out who has a copy");
+        }
+    }
+}
+
+/// What is on record of a node's enrolment, and the guard to change it; a record that cannot be read is none.
+fn on_record(control: &Control, id: &str, now_ms: u64) -> Result<(Guard, Option<Enrolled>), KvError> {
+    let entry = control.kv().get(&format!("enrolled/{id}"), now_ms)?;
+    Ok(entry.map_or((Guard::Absent, None), |entry| {
+        (Guard::Revision(entry.revision), serde_json::from_slice(&entry.value).ok())
+    }))
+}
+
+fn put(control: &Control, id: &str, enrolled: &Enrolled, guard: Guard, now_ms: u64) -> Result<(), KvError> {
+    let key = format!("enrolled/{id}");
+    control.kv().write(&key, &json(enrolled), guard, Life::forever(now_ms)).map(drop)
 }
 
 /// Whether a configuration can be handed to a node of this id: TOML, and no other node's.
@@ -232,12 +331,9 @@ fn check_configuration(text: &str, id: &str) -> Result<(), Refused> {
     if text.len() > MOST_CONFIGURATION {
         return refused(format!("has {} bytes; at most {MOST_CONFIGURATION} are handed out", text.len()));
     }
-    let given = match config::parse::<Given>(text, Path::new("")) {
+    let given: Given = match toml::parse(text, Path::new("")) {
         Ok(given) => given,
-        Err(skerry_core::Error::Config { line, message, .. }) => {
-            return refused(format!("is wrong in line {line}: {message}"));
-        }
-        Err(error) => return refused(format!("cannot be read: {error}")),
+        Err(Wrong { line, words, .. }) => return refused(format!("is wrong in line {line}: {words}")),
     };
     match given.node.name {
         Some(name) if name != id => {
@@ -253,193 +349,4 @@ fn key(secret: &[u8; 32]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::ca::NewKey;
-    use crate::fleet::Fleet;
-    use crate::kv::MemoryKv;
-    use crate::metrics::Metrics;
-
-    const NOW: u64 = 1_700_000_000_000;
-
-    fn new() -> (Control, Enrolment) {
-        let folder = tempfile::tempdir().unwrap();
-        let authority = Authority::create(folder.path(), NOW).unwrap();
-        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
-        let kv = Arc::new(MemoryKv::new());
-        let control = Control::open(kv, Arc::new(Fleet::new()), "control", metrics, NOW).unwrap();
-        (control, Enrolment::new(authority, 30))
-    }
-
-    fn asked(node: &str) -> TokenRequest {
-        TokenRequest {
-            node: node.into(),
-            region: "south".into(),
-            valid_seconds: 60,
-            ..TokenRequest::default()
-        }
-    }
-
-    fn bring(token: &str) -> EnrolRequest {
-        EnrolRequest { token: token.into(), csr: NewKey::make().unwrap().request }
-    }
-
-    #[test]
-    fn a_token_lets_one_machine_in_once() {
-        let (control, enrolment) = new();
-        let token = enrolment.token(&control, asked("a"), NOW).unwrap();
-        assert_eq!(token.expires_ms, NOW + 60_000);
-        // A mistake does not cost it.
-        let wrong = EnrolRequest { csr: "?".into(), ..bring(&token.token) };
-        assert!(matches!(enrolment.enrol(&control, &wrong, NOW, NOW), Err(Refused::Ca(_))));
-        let answer = enrolment.enrol(&control, &bring(&format!(" {}\n", token.token)), NOW, NOW).unwrap();
-        assert_eq!((answer.node.as_str(), answer.region.as_str()), ("a", "south"));
-        let certificate = ca::der_of(&answer.certificate).unwrap();
-        assert_eq!(identity::node_of(&certificate).as_deref(), Some("a"));
-        let authority = ca::fingerprint(&ca::der_of(&answer.ca).unwrap());
-        assert_eq!(token.ca_fingerprint, format!("sha256:{}", hex::encode(&authority)));
-        assert!(matches!(enrolment.enrol(&control, &bring(&token.token), NOW, NOW), Err(Refused::Token)));
-    }
-
-    #[test]
-    fn a_token_hands_out_its_configuration_once() {
-        let (control, enrolment) = new();
-        let configuration = "# \u{e9}\n[sites.default]\norigin = \"http://o\"\n".to_owned();
-        let with = TokenRequest { configuration: configuration.clone(), ..asked("a") };
-        let token = enrolment.token(&control, with, NOW).unwrap().token;
-        let kept = |words: &str| {
-            let mut found = false;
-            let mut look = |_: &str, entry: crate::kv::Entry| {
-                found |= String::from_utf8_lossy(&entry.value).contains(words);
-            };
-            control.kv().list("tokens/", NOW, &mut look).unwrap();
-            found
-        };
-        assert!(kept("http://o"));
-        let answer = enrolment.enrol(&control, &bring(&token), NOW, NOW).unwrap();
-        assert_eq!(answer.configuration, configuration);
-        // What is handed out once need not be kept.
-        assert!(!kept("http://o") && kept("south"));
-        let token = enrolment.token(&control, asked("b"), NOW).unwrap().token;
-        assert_eq!(enrolment.enrol(&control, &bring(&token), NOW, NOW).unwrap().configuration, "");
-        // What a version before kept, or answered, had none.
-        let old = r#"{"node": "a", "region": "", "names": [], "expires_ms": 1, "used": false}"#;
-        assert_eq!(serde_json::from_str::<Token>(old).unwrap().configuration, "");
-        let old = r#"{"node": "a", "region": "", "certificate": "", "ca": ""}"#;
-        assert_eq!(serde_json::from_str::<EnrolAnswer>(old).unwrap().configuration, "");
-    }
-
-    #[test]
-    fn what_is_no_configuration_of_the_node_is_not_handed_out() {
-        let check = |text: &str| check_configuration(text, "a").map_err(|refused| refused.to_string());
-        for text in
-            ["", "# none\n", "[node]\nname = \"a\"\n", "[of.a.later]\nversion = 1\n[node]\nmore = 2\n"]
-        {
-            assert_eq!(check(text), Ok(()), "{text}");
-        }
-        let long = "#".repeat(MOST_CONFIGURATION + 1);
-        for (text, words) in [
-            ("[node]\nname = \"b\"\n", "`configuration` names another node, `b`"),
-            ("[node]\nname = \"a\"\nx\n", "`configuration` is wrong in line 3"),
-            ("[node]\n[node]\n", "wrong in line 2"),
-            ("node = 3\n", "wrong in line 1"),
-            ("a = \"\u{0}\"\n", "wrong in line 1"),
-            (long.as_str(), "has 131073 bytes; at most 131072"),
-        ] {
-            let refused = check(text).unwrap_err();
-            assert!(refused.contains(words), "{refused}");
-        }
-        check(&long[1..]).unwrap();
-    }
-
-    #[test]
-    fn the_largest_configuration_fits_a_record_and_an_answer() {
-        let (control, enrolment) = new();
-        // Every byte of it takes two in JSON.
-        let configuration = format!("a='''{}'''", "\"".repeat(MOST_CONFIGURATION - 8));
-        let with = TokenRequest { configuration: configuration.clone(), ..asked("a") };
-        let token = enrolment.token(&control, with, NOW).unwrap().token;
-        let answer = enrolment.enrol(&control, &bring(&token), NOW, NOW).unwrap();
-        assert_eq!(answer.configuration, configuration);
-        assert!(json(&answer).len() < 1 << 20);
-    }
-
-    #[test]
-    fn a_token_expires() {
-        let (control, enrolment) = new();
-        let token = enrolment.token(&control, asked("a"), NOW).unwrap().token;
-        assert!(matches!(enrolment.enrol(&control, &bring(&token), NOW + 60_000, NOW), Err(Refused::Token)));
-        enrolment.enrol(&control, &bring(&token), NOW + 59_999, NOW).unwrap();
-    }
-
-    #[test]
-    fn what_is_no_token_lets_nobody_in() {
-        let (control, enrolment) = new();
-        for token in ["", "x", &"0".repeat(64), &"é".repeat(32), &"0".repeat(10_000)] {
-            assert!(matches!(enrolment.enrol(&control, &bring(token), NOW, NOW), Err(Refused::Token)));
-        }
-    }
-
-    #[test]
-    fn the_token_itself_is_not_kept() {
-        let (control, enrolment) = new();
-        let token = enrolment.token(&control, asked("a"), NOW).unwrap().token;
-        let mut records = 0;
-        control
-            .kv()
-            .list("", NOW, &mut |key, entry| {
-                assert!(!key.contains(&token) && !String::from_utf8_lossy(&entry.value).contains(&token));
-                records += 1;
-            })
-            .unwrap();
-        assert_eq!(records, 1);
-    }
-
-    #[test]
-    fn a_revoked_id_is_never_enrolled_again() {
-        let (control, enrolment) = new();
-        let token = enrolment.token(&control, asked("a"), NOW).unwrap().token;
-        control.revoke("a", NOW).unwrap();
-        assert!(matches!(enrolment.enrol(&control, &bring(&token), NOW, NOW), Err(Refused::Denied(_))));
-        assert!(matches!(enrolment.token(&control, asked("a"), NOW), Err(Refused::Denied(_))));
-    }
-
-    #[test]
-    fn a_node_s_certificate_is_renewed_for_a_new_key_and_the_same_names() {
-        let (control, enrolment) = new();
-        let names = vec!["edge.example".to_owned(), "192.0.2.1".to_owned(), "2001:db8::1".to_owned()];
-        let token =
-            enrolment.token(&control, TokenRequest { names: names.clone(), ..asked("a") }, NOW).unwrap();
-        let first = enrolment.enrol(&control, &bring(&token.token), NOW, NOW).unwrap().certificate;
-        let der = ca::der_of(&first).unwrap();
-        let address = "192.0.2.1:1000".parse().unwrap();
-        let caller = Caller { certificate: Some(der.into()), ..Caller::new(Some("a".into()), address) };
-        let NewKey { key, request } = NewKey::make().unwrap();
-        let request = RenewRequest { csr: request };
-        let later = NOW + 20 * 86_400_000;
-        let renewed = enrolment.renew(&control, &caller, &request, NOW, later).unwrap().certificate;
-        let der = ca::der_of(&renewed).unwrap();
-        assert_eq!(identity::node_of(&der).as_deref(), Some("a"));
-        assert_eq!(identity::names_of(&der), Some(names));
-        assert_eq!(identity::ends(&der), Some(later / 1000 + 30 * 86_400));
-        assert!(ca::belong_together(&der, &key) && !ca::belong_together(&der, &NewKey::make().unwrap().key));
-
-        let refused = |caller: &Caller| enrolment.renew(&control, caller, &request, NOW, NOW);
-        let bare = Caller { certificate: None, ..caller.clone() };
-        assert!(matches!(refused(&bare), Err(Refused::Nobody)));
-        control.revoke("a", NOW).unwrap();
-        assert!(matches!(refused(&caller), Err(Refused::Denied(_))));
-    }
-
-    #[test]
-    fn what_a_token_cannot_be_for_is_named() {
-        let (control, enrolment) = new();
-        let refused = |asked: TokenRequest| enrolment.token(&control, asked, NOW).unwrap_err().to_string();
-        assert!(refused(asked("a/b")).starts_with("`node` "));
-        assert!(refused(TokenRequest { valid_seconds: 1, ..asked("a") }).starts_with("`valid_seconds` "));
-        assert!(refused(TokenRequest { region: "\n".into(), ..asked("a") }).starts_with("`region` "));
-        assert!(refused(TokenRequest { names: vec!["a b".into()], ..asked("a") }).contains("`a b`"));
-    }
-}
+mod tests;

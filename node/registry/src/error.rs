@@ -170,6 +170,29 @@ pub enum Refused {
     /// The node was thrown out.
     #[error("node `{0}` was revoked; enrol it under another id")]
     Denied(String),
+    /// The node is thrown out, and that is not on record.
+    #[error(
+        "node `{id}` is out until this control node restarts, and no longer, since that cannot be written: \
+         {source}; revoke it again once it can"
+    )]
+    Unwritten {
+        /// The node.
+        id: String,
+        /// What the store said.
+        source: KvError,
+    },
+    /// A node wants another certificate, and no enrolment of it is on record.
+    #[error("no enrolment of node `{0}` is on record here; enrol it with a new token")]
+    Unenrolled(String),
+    /// A certificate that a newer one took the place of.
+    #[error(
+        "this certificate of node `{0}` is superseded: another holder of it was given a newer one, or the \
+         node was enrolled anew; enrol the machine with a new token"
+    )]
+    Superseded(String),
+    /// Another certificate would end sooner than the one that the node has.
+    #[error("the certificate is good for longer than `registry.certificate_days` from now; there is time")]
+    Early,
     /// Another machine has the node's id, and is alive.
     #[error(
         "another machine is node `{0}`, and is alive: two have one id; stop one of them, or enrol it under an \
@@ -219,12 +242,19 @@ impl Refused {
             | Self::Ca(CaError::Request(_) | CaError::Algorithm | CaError::Name(_) | CaError::Names { .. }) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Nobody | Self::Other { .. } | Self::Denied(_) | Self::Token => StatusCode::FORBIDDEN,
+            Self::Nobody
+            | Self::Other { .. }
+            | Self::Denied(_)
+            | Self::Unenrolled(_)
+            | Self::Superseded(_)
+            | Self::Token => StatusCode::FORBIDDEN,
             Self::Unknown(_) => StatusCode::NOT_FOUND,
-            Self::Generation | Self::Rival(_) => StatusCode::CONFLICT,
+            Self::Generation | Self::Rival(_) | Self::Early => StatusCode::CONFLICT,
             Self::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
-            Self::Ca(_) | Self::Kv(_) | Self::Random(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Ca(_) | Self::Kv(_) | Self::Unwritten { .. } | Self::Random(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 }

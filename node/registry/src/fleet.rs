@@ -191,7 +191,8 @@ impl Snapshot {
     }
 
     /// Who holds something of the resource that is the content of a torrent, as [`Snapshot::holders`];
-    /// `None` when no node has named its info-hash.
+    /// `None` when no node has named its info-hash. Of several resources that nodes name, the one that most of
+    /// them do: nobody checks it but this node, for what it holds itself.
     pub fn holders_of(&self, info_hash: &[u8; 20]) -> Option<Arc<[Holder]>> {
         Some(self.holders.of(&self.holders.content(info_hash)?))
     }
@@ -211,6 +212,16 @@ struct Known {
 }
 
 impl Known {
+    /// Number of an id: a new one when there was none.
+    fn number_of(&mut self, id: &str) -> u32 {
+        if let Some(number) = self.numbers.get(id) {
+            return *number;
+        }
+        let next = u32::try_from(self.numbers.len() + 1).unwrap_or(u32::MAX);
+        self.numbers.insert(id.to_owned(), next);
+        next
+    }
+
     /// Number of a node that is in the fleet.
     fn number(&self, id: &str) -> Option<u32> {
         self.numbers.get(id).copied().filter(|number| self.nodes.place(*number).is_some())
@@ -243,16 +254,19 @@ impl Fleet {
         self.current.load_full()
     }
 
+    /// Whatever others say, what this node names as the content of torrents is believed: it has looked at it
+    /// itself. To be told before anything is held.
+    pub(crate) fn believe(&self, id: &str) {
+        let number = self.known.lock().number_of(id);
+        self.holders.believe(number);
+    }
+
     /// Takes what nodes said: new ones are added, known ones replaced whole.
     pub fn hear(&self, nodes: impl IntoIterator<Item: Into<Arc<Node>>>) {
         let mut known = self.known.lock();
         for node in nodes {
             let node: Arc<Node> = node.into();
-            let next = u32::try_from(known.numbers.len() + 1).unwrap_or(u32::MAX);
-            let number = match known.numbers.get(&node.id) {
-                Some(number) => *number,
-                None => *known.numbers.entry(node.id.clone()).or_insert(next),
-            };
+            let number = known.number_of(&node.id);
             known.nodes.put(number, node);
         }
         self.publish(&mut known);
@@ -391,7 +405,7 @@ mod tests {
         fleet.holds("b", &[named('2', "a"), named('3', "b")]);
         assert_eq!((content(0xaa).as_deref(), content(0xbb).as_deref()), (Some("1"), Some("3")));
         assert_eq!(fleet.snapshot().holders_of(&[0xaa; 20]).unwrap()[0].node, 1);
-        // Who was first keeps it until it goes.
+        // Of as many the one that was named first, until it goes.
         fleet.holds("a", &[holding('1', 1000)]);
         assert_eq!(content(0xaa).as_deref(), Some("2"));
         fleet.holds("b", &[named('2', "b"), named('3', "b")]);

@@ -1,6 +1,6 @@
 //! Who calls: node ids, and the certificates that vouch for them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use skerry_core::api::Call;
@@ -9,6 +9,7 @@ use x509_parser::extensions::GeneralName;
 
 use crate::clock::wall_ms;
 use crate::error::Refused;
+use crate::hex;
 
 /// Before a node's id in the name (SAN URI) of its certificate.
 const URI: &str = "skerry://node/";
@@ -83,27 +84,20 @@ pub fn uri(id: &str) -> String {
 /// of the authority has. Nothing else counts: a common name is whatever somebody wrote there. Only for
 /// certificates that were verified against the fleet's authority.
 pub fn node_of(certificate: &[u8]) -> Option<String> {
-    let mut uris = alternative_names(&parse(certificate)?, |name| match name {
-        GeneralName::URI(uri) => Some((*uri).to_owned()),
+    let certificate = parse(certificate)?;
+    let names = certificate.subject_alternative_name().ok()??;
+    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
         _ => None,
-    })?;
+    });
     // With two it could be taken for either.
-    let uri = uris.pop().filter(|_| uris.is_empty())?;
+    let uri = uris.next().filter(|_| uris.next().is_none())?;
     uri.strip_prefix(URI).filter(|id| is_id(id)).map(str::to_owned)
 }
 
-/// Host names and addresses of a certificate (DER).
-pub(crate) fn names_of(certificate: &[u8]) -> Option<Vec<String>> {
-    alternative_names(&parse(certificate)?, |name| match name {
-        GeneralName::DNSName(host) => Some((*host).to_owned()),
-        GeneralName::IPAddress(bytes) => {
-            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
-            v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from))
-                .ok()
-                .map(|address| address.to_string())
-        }
-        _ => None,
-    })
+/// Serial number of a certificate (DER), hex digits.
+pub(crate) fn serial_of(certificate: &[u8]) -> Option<String> {
+    parse(certificate).map(|certificate| hex::encode(certificate.raw_serial()))
 }
 
 /// When a certificate (DER) begins and ends, seconds since 1970.
@@ -121,15 +115,6 @@ pub fn ends(certificate: &[u8]) -> Option<u64> {
 
 fn parse(certificate: &[u8]) -> Option<X509Certificate<'_>> {
     x509_parser::parse_x509_certificate(certificate).ok().map(|(_, certificate)| certificate)
-}
-
-/// Those of a certificate's alternative names that are taken; `None` when they cannot be read.
-fn alternative_names(
-    certificate: &X509Certificate<'_>,
-    take: impl Fn(&GeneralName<'_>) -> Option<String>,
-) -> Option<Vec<String>> {
-    let names = certificate.subject_alternative_name().ok()?;
-    Some(names.iter().flat_map(|names| &names.value.general_names).filter_map(take).collect())
 }
 
 /// Whether a text can be a node's id: as `node.name`, at most 64 bytes.
@@ -185,7 +170,7 @@ mod tests {
     #[test]
     fn what_is_no_certificate_names_nobody() {
         for bytes in [b"".as_slice(), b"\x30\x82\xff\xff", &[0x30; 64], &[0xff; 300]] {
-            assert_eq!((node_of(bytes), ends(bytes), names_of(bytes)), (None, None, None));
+            assert_eq!((node_of(bytes), ends(bytes), serial_of(bytes)), (None, None, None));
         }
     }
 }

@@ -11,7 +11,7 @@
 //! | `nodes/ID` | JSON: what a node said last, and when | until it is revoked |
 //! | `holdings/ID` | JSON: generation of its list of holdings | until it is revoked |
 //! | `holdings/ID/PP` | postcard: the part of the list with resources that begin with the byte `PP` | until it is revoked |
-//! | `enrolled/ID` | JSON: the region and names that the operator gave it | until it is revoked |
+//! | `enrolled/ID` | JSON: the region and names that the operator gave it, and its last certificates | until it is revoked |
 //! | `denied/ID` | JSON: since when | for ever |
 //! | `demand/OWNER/PP` | postcard: decayed counts that the control node OWNER made | for ever |
 //! | `reports/NNNN` | JSON: a failed verification; a ring | until the ring comes round |

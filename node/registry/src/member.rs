@@ -365,7 +365,7 @@ impl Member {
         }
         self.generation += 1;
         let generation = self.generation;
-        let report = HoldingsReport { boot: Some(self.boot), generation, base, held, dropped };
+        let report = HoldingsReport { boot: self.boot, generation, base, held, dropped };
         self.flight = Some(Flight::Holdings { generation, resources });
         let path = format!("nodes/{}/holdings", self.node.id);
         request(path, &report, self.interval_ms, HOLDINGS_PATIENCE_MS)

@@ -80,9 +80,8 @@ pub struct BeatAnswer {
 /// `POST nodes/ID/holdings`: what a node holds, or what has changed in it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct HoldingsReport {
-    /// The number of the node's process, as in its beats; `None` when it does not tell.
-    #[serde(default)]
-    pub boot: Option<u64>,
+    /// The number of the node's process, as in its beats.
+    pub boot: u64,
     /// Generation of the list after this.
     pub generation: u64,
     /// Generation that this goes on from; `None` begins a new list.

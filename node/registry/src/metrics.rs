@@ -15,6 +15,7 @@ pub struct Metrics {
     pub(crate) reports: IntCounterVec,
     pub(crate) enrolments: IntCounterVec,
     pub(crate) renewals: IntCounterVec,
+    pub(crate) superseded: IntCounter,
     pub(crate) write_failures: IntCounter,
     pub(crate) certificate_ends: IntGauge,
     pub(crate) reachable: IntGauge,
@@ -70,6 +71,10 @@ impl Metrics {
                 "skerry_registry_renewals_total",
                 "Certificates renewed, at the control node and at the node: taken, refused.",
                 "result",
+            )?,
+            superseded: counter(
+                "skerry_registry_superseded_certificates_total",
+                "Requests at the control node with a certificate that a newer one took the place of: two hold it.",
             )?,
             certificate_ends: gauge(
                 "skerry_registry_certificate_ends_timestamp_seconds",

@@ -1,10 +1,13 @@
 //! How much a node may tell, and how fast: one that is broken, or in wrong hands, must not keep the control
-//! node from hearing the others.
+//! node from hearing the others. And how much clients may, who are anybody.
+
+mod clients;
 
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
+pub(crate) use self::clients::Clients;
 use crate::error::Refused;
 use crate::message::Asked;
 

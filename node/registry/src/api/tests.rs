@@ -114,16 +114,23 @@ fn a_revoked_node_is_refused() {
     let body = serde_json::to_vec(&HoldingsReport::default()).unwrap();
     assert_eq!(ask(&endpoint, &node, "POST nodes/a/holdings", &body).0, 403);
     assert_eq!(ask(&endpoint, &node, "GET nodes/a/preload", b"").0, 403);
-    assert_eq!(ask(&endpoint, &certified("a"), "POST nodes/a/certificate", &renewal()).0, 403);
+    let shown = Caller { certificate: Some([0; 8].into()), ..node };
+    assert_eq!(ask(&endpoint, &shown, "POST nodes/a/certificate", &renewal()).0, 403);
 }
 
-/// A node whose connection shows its certificate.
-fn certified(id: &str) -> Caller {
-    let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::create(folder.path(), NOW).unwrap();
-    let request = ca::Request::parse(&NewKey::make().unwrap().request).unwrap();
-    let pem = authority.sign(&request, ca::Subject { id, names: &[] }, 30, NOW).unwrap();
+/// A node that was enrolled, and whose connection shows its certificate.
+fn enrolled(endpoint: &Endpoint, id: &str) -> Caller {
+    let (control, enrolment) = (endpoint.control.as_ref().unwrap(), endpoint.enrolment.as_ref().unwrap());
+    let asked = TokenRequest { node: id.into(), valid_seconds: 60, ..TokenRequest::default() };
+    let token = enrolment.token(control, asked, NOW).unwrap().token;
+    let request = EnrolRequest { token, csr: NewKey::make().unwrap().request };
+    let pem = enrolment.enrol(control, &request, NOW, wall_ms()).unwrap().certificate;
     Caller { certificate: ca::der_of(&pem).map(Into::into), ..caller(Some(id)) }
+}
+
+/// The certificate of an answer.
+fn certificate(answer: &Value) -> Arc<[u8]> {
+    ca::der_of(answer["certificate"].as_str().unwrap()).unwrap().into()
 }
 
 fn renewal() -> Vec<u8> {
@@ -133,11 +140,10 @@ fn renewal() -> Vec<u8> {
 #[test]
 fn a_node_renews_its_own_certificate_and_no_other() {
     let endpoint = endpoint();
-    let node = certified("a");
+    let node = enrolled(&endpoint, "a");
     let (status, answer) = ask(&endpoint, &node, "POST nodes/a/certificate", &renewal());
     assert_eq!(status, 200, "{answer}");
-    let certificate = ca::der_of(answer["certificate"].as_str().unwrap()).unwrap();
-    assert_eq!(identity::node_of(&certificate).as_deref(), Some("a"));
+    assert_eq!(identity::node_of(&certificate(&answer)).as_deref(), Some("a"));
     assert_eq!(ask(&endpoint, &node, "POST nodes/b/certificate", &renewal()).0, 403);
     assert_eq!(ask(&endpoint, &node, "POST nodes/a/certificate", br#"{"csr": "?"}"#).0, 400);
     assert_eq!(ask(&endpoint, &node, "GET nodes/a/certificate", b"").0, 405);
@@ -147,6 +153,35 @@ fn a_node_renews_its_own_certificate_and_no_other() {
     assert_eq!(ask(&endpoint, &near, "POST nodes/a/certificate", &renewal()).0, 403);
     let none = Endpoint { enrolment: None, ..endpoint };
     assert_eq!(ask(&none, &node, "POST nodes/a/certificate", &renewal()).0, 404);
+}
+
+#[test]
+fn a_certificate_is_renewed_no_more_once_the_new_one_was_seen() {
+    let endpoint = endpoint();
+    let node = enrolled(&endpoint, "a");
+    assert_eq!(ask(&endpoint, &node, "POST nodes", &beat("a")).0, 200);
+    ask(&endpoint, &node, "POST nodes/a/certificate", &renewal());
+    // Lost, it is asked for again.
+    let (status, answer) = ask(&endpoint, &node, "POST nodes/a/certificate", &renewal());
+    assert_eq!(status, 200, "{answer}");
+    let next = Caller { certificate: Some(certificate(&answer)), ..node.clone() };
+    assert_eq!(ask(&endpoint, &next, "POST nodes", &beat("a")).0, 200);
+    let answer = ask(&endpoint, &node, "POST nodes/a/certificate", &renewal());
+    assert!(answer.0 == 403 && detail(&answer).contains("superseded"), "{answer:?}");
+    assert_eq!(ask(&endpoint, &next, "POST nodes/a/certificate", &renewal()).0, 200);
+}
+
+#[test]
+fn a_list_that_does_not_say_whose_it_is_is_not_taken() {
+    let endpoint = endpoint();
+    let node = caller(Some("a"));
+    assert_eq!(ask(&endpoint, &node, "POST nodes", &beat("a")).0, 200);
+    let answer = ask(&endpoint, &node, "POST nodes/a/holdings", br#"{"generation": 1}"#);
+    assert!(answer.0 == 400 && detail(&answer).contains("`boot`"), "{answer:?}");
+    let answer = ask(&endpoint, &node, "POST nodes/a/holdings", br#"{"generation": 1, "boot": 1}"#);
+    assert!(answer.0 == 409 && detail(&answer).contains("two have one id"), "{answer:?}");
+    let answer = ask(&endpoint, &node, "POST nodes/a/holdings", br#"{"generation": 1, "boot": 0}"#);
+    assert_eq!(answer.0, 200, "{answer:?}");
 }
 
 #[test]
@@ -175,6 +210,9 @@ fn whoever_floods_is_told_to_come_later() {
     assert_eq!(statuses("POST nodes/a/holdings", b"{"), [400, 429]);
     let report = format!(r#"{{"resource": "{}"}}"#, "a".repeat(64));
     assert_eq!(statuses("POST reports", report.as_bytes()), [202, 429]);
+    // Another client is heard.
+    let other = Caller::new(None, "192.0.2.2:1000".parse().unwrap());
+    assert_eq!(ask(&endpoint, &other, "POST reports", report.as_bytes()).0, 202);
     assert_eq!(ask(&endpoint, &caller(Some("b")), "POST nodes", &beat("b")).0, 200);
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Rival;
+use crate::enrol::Line;
 use crate::fleet::Node;
 
 /// What is on record of a node.
@@ -24,13 +25,16 @@ pub(super) struct Record {
     pub(super) gone: Vec<u64>,
 }
 
-/// What the operator gave a node.
+/// What the operator gave a node, and what became of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Enrolled {
     pub(crate) region: String,
     #[serde(default)]
     pub(crate) names: Vec<String>,
     pub(crate) at_ms: u64,
+    /// Its certificates; `None` when a version enrolled it that kept nothing of them.
+    #[serde(default)]
+    pub(crate) line: Option<Line>,
 }
 
 /// Where a node stands.

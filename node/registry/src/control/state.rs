@@ -1,6 +1,6 @@
 //! What a control node knows, taken from the records.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{Enrolled, Record, Rival, Standing, Told};
@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) enrolled: HashMap<String, Enrolled>,
     /// Since when, milliseconds since 1970.
     pub(super) denied: BTreeMap<String, u64>,
+    /// Those of them that are known in memory alone.
+    pub(super) unwritten: BTreeSet<String>,
 }
 
 impl State {
@@ -45,6 +47,7 @@ impl State {
             holdings: HashMap::new(),
             enrolled: HashMap::new(),
             denied: BTreeMap::new(),
+            unwritten: BTreeSet::new(),
         }
     }
 
@@ -72,7 +75,7 @@ impl State {
         self.nodes.clear();
         self.holdings.clear();
         self.enrolled.clear();
-        self.denied.clear();
+        self.denied.retain(|id, _| self.unwritten.contains(id));
         for (key, entry) in &all {
             self.apply(fleet, key, Some(&entry.value), now_ms);
         }
@@ -97,6 +100,7 @@ impl State {
                     // Whatever it says, the id is denied.
                     let since_ms = serde_json::from_slice(value).unwrap_or_default();
                     self.denied.insert(rest.to_owned(), since_ms);
+                    self.unwritten.remove(rest);
                     self.leave(fleet, rest);
                 } else {
                     self.denied.remove(rest);
@@ -109,6 +113,15 @@ impl State {
         if read.is_none() {
             log::warn!(key; "a record is left out, since it cannot be read");
         }
+    }
+
+    /// Forgets a node and denies its id from now on; tells since when it is denied, milliseconds since 1970.
+    pub(super) fn deny(&mut self, fleet: &Fleet, id: &str, now_ms: u64) -> u64 {
+        self.leave(fleet, id);
+        self.nodes.remove(id);
+        self.holdings.remove(id);
+        self.enrolled.remove(id);
+        *self.denied.entry(id.to_owned()).or_insert(now_ms)
     }
 
     /// Takes nodes that fell silent out of the fleet.
