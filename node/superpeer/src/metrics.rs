@@ -25,7 +25,7 @@ pub struct Metrics {
     pub blocks: IntCounter,
     /// Requests that were refused (BEP 6 reject), by cause: `choked`, `gone`, `invalid`, `full`.
     pub rejected: IntCounterVec,
-    /// Chunks that were found gone, and withdrawn.
+    /// Chunks that were found gone or too short, and withdrawn.
     pub withdrawn: IntCounter,
 }
 

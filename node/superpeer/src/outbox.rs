@@ -164,45 +164,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
-    use tokio::net::TcpStream;
-
     use super::*;
-
-    #[tokio::test]
-    async fn what_is_written_in_parts_arrives_whole_and_in_order() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut other, _) = listener.accept().await.unwrap();
-        let (mut outbox, mut plain) = (Outbox::default(), Cipher::Plain);
-        let chunk = Bytes::from((0..1_u32 << 20).map(|n| (n >> 3) as u8).collect::<Vec<u8>>());
-        let mut expected = BytesMut::new();
-        for piece in 0..300_u32 {
-            let block = Block { piece, begin: 0, length: 16_384 };
-            let data = chunk.slice((piece as usize * 700)..(piece as usize * 700) + 16_384);
-            Message::Have(piece).put(&mut expected);
-            Message::Piece { piece, begin: 0, data: &data }.put(&mut expected);
-            outbox.say(&Message::Have(piece), &mut plain);
-            outbox.block(&block, data, None, &mut plain);
-        }
-        assert_eq!(outbox.bytes(), expected.len());
-        let reading = tokio::spawn(async move {
-            let mut all = Vec::new();
-            other.read_to_end(&mut all).await.unwrap();
-            all
-        });
-        while !outbox.is_empty() {
-            stream.writable().await.unwrap();
-            match outbox.write(|slices| stream.try_write_vectored(slices)) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => panic!("{error}"),
-            }
-        }
-        drop(stream);
-        assert_eq!(reading.await.unwrap(), expected);
-        assert!(outbox.items.is_empty() && outbox.sent == 0);
-    }
 
     #[test]
     fn small_blocks_do_not_keep_many_chunks_in_memory() {

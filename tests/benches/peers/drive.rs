@@ -148,3 +148,19 @@ pub(crate) fn fetch_encrypted(seed: &Seed, torrent: &Torrent, round: usize) -> R
     ensure!(report.peers.iter().all(|peer| peer.rc4), "{} did not encrypt", seed.which);
     Sample::new(seed, round, before, report.bytes_down, report.seconds)
 }
+
+/// Lets libtorrent fetch a torrent over uTP: all of it, or as much as comes in `bound`.
+pub(crate) fn fetch_over_utp(
+    seed: &Seed,
+    torrent: &Torrent,
+    bound: Duration,
+    round: usize,
+) -> Result<Sample> {
+    let order = Order::torrent(torrent).with_peers(&[seed.address]).encryption(Encryption::Off).over_utp();
+    let before = seed.spent()?;
+    let outcome = Client::Libtorrent.fetch(&order.within(bound));
+    let report = outcome.libtorrent.as_ref();
+    let report = report.with_context(|| format!("libtorrent has no report: {}", outcome.output))?;
+    ensure!(report.peers.iter().all(|peer| peer.utp), "{} was connected by TCP", seed.which);
+    Sample::new(seed, round, before, report.bytes_down, report.seconds)
+}

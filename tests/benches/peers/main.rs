@@ -2,7 +2,8 @@
 //!
 //! One run starts the node, libtorrent and a bare server that does nothing but write blocks (the ceiling),
 //! and lets the same peers ask them in turn for the same torrent: hot in memory, and cold from disk. Then
-//! libtorrent fetches it with everything encrypted, and at last 2,000 peers connect that want nothing.
+//! libtorrent fetches it with everything encrypted, and over uTP from the node and from libtorrent without
+//! TCP; at last 2,000 peers connect that want nothing.
 //! Reported are medians of the seeds' processor time for 10^9 bytes of content, their ratios, and memory;
 //! the targets stand beside them.
 //!
@@ -28,7 +29,7 @@ use crate::instruments::machine::{Machine, package, version};
 use crate::instruments::run::{self, Arguments, Effort};
 
 fn main() -> ExitCode {
-    run::main("peers", &["hot", "cold", "rc4", "idle"], measure)
+    run::main("peers", &["hot", "cold", "rc4", "utp", "idle"], measure)
 }
 
 fn measure(arguments: &Arguments) -> Result<()> {
@@ -37,7 +38,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
     let effort = Effort { quick, rounds: if quick { 3 } else { 5 } };
     let scratch = run::scratch()?;
     let (mut cases, mut idle) = (Vec::new(), Vec::new());
-    if ["hot", "rc4", "idle"].iter().any(|part| arguments.wants(part)) {
+    if ["hot", "rc4", "utp", "idle"].iter().any(|part| arguments.wants(part)) {
         rounds::in_memory(scratch.path(), arguments, &effort, &mut cases, &mut idle)?;
     }
     if arguments.wants("cold") {

@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Cold,
     /// Out of memory, everything encrypted.
     Rc4,
+    /// Out of memory, over uTP.
+    Utp,
 }
 
 impl Kind {
@@ -38,6 +40,7 @@ impl Kind {
             Self::Hot => "Hot in memory",
             Self::Cold => "Cold, from disk",
             Self::Rc4 => "Encrypted (RC4), hot in memory, fetched by libtorrent",
+            Self::Utp => "Over uTP, hot in memory, fetched by libtorrent",
         }
     }
 
@@ -46,7 +49,7 @@ impl Kind {
         match self {
             Self::Hot => Some(0.5),
             Self::Cold => Some(1.5),
-            Self::Rc4 => None,
+            Self::Rc4 | Self::Utp => None,
         }
     }
 }
@@ -57,6 +60,7 @@ impl fmt::Display for Kind {
             Self::Hot => "hot",
             Self::Cold => "cold",
             Self::Rc4 => "RC4",
+            Self::Utp => "uTP",
         })
     }
 }

@@ -2,15 +2,17 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use skerry_tests::peers::torrent::Torrent;
 
-use crate::drive::{Load, Sample, fetch_encrypted};
+use crate::drive::{Load, Sample, fetch_encrypted, fetch_over_utp};
 use crate::idle::{self, Idle};
 use crate::instruments::process::{capture, check};
 use crate::instruments::run::{Arguments, Effort};
 use crate::report::{Case, Kind};
-use crate::seeds::{self, Content, Which};
+use crate::seeds::{self, Content, Seed, Which};
 
 /// Content that the memory tier has room for, and the tier, bytes.
 const HOT: u64 = 128 << 20;
@@ -21,7 +23,11 @@ const COLD: u64 = 1 << 30;
 const COLD_QUICK: u64 = 256 << 20;
 const SMALL_TIER: u64 = 16 << 20;
 
-/// Everything out of memory: hot rounds, encrypted ones, idle peers.
+/// The longest fetch over uTP: with libtorrent's LEDBAT little comes in a second.
+const UTP: Duration = Duration::from_secs(20);
+const UTP_QUICK: Duration = Duration::from_secs(8);
+
+/// Everything out of memory: hot rounds, encrypted ones, those over uTP, idle peers.
 pub(crate) fn in_memory(
     scratch: &Path,
     arguments: &Arguments,
@@ -61,6 +67,12 @@ pub(crate) fn in_memory(
         }
         cases.push(case);
     }
+    if arguments.wants("utp") {
+        let node = all.iter().find(|seed| seed.which == Which::Node).context("the node is one of them")?;
+        load.warm(node)?;
+        let other = seeds::libtorrent_over_utp(&content, &torrent);
+        cases.push(over_utp([node, &other], &torrent, effort)?);
+    }
     if arguments.wants("idle") {
         for mut seed in all {
             match seed.which {
@@ -73,6 +85,20 @@ pub(crate) fn in_memory(
         }
     }
     Ok(())
+}
+
+/// One client after the other, from each of the seeds in turn.
+fn over_utp(mut seeds: [&Seed; 2], torrent: &Torrent, effort: &Effort) -> Result<Case> {
+    let bound = if effort.quick { UTP_QUICK } else { UTP };
+    let mut case = Case::new(Kind::Utp);
+    for round in 0..effort.rounds {
+        seeds.rotate_left(1);
+        for seed in seeds {
+            check()?;
+            case.add(fetch_over_utp(seed, torrent, bound, round)?);
+        }
+    }
+    Ok(case)
 }
 
 /// From disk: each byte once, by a seed that has just started. None, with a word why, where nothing can be

@@ -152,6 +152,8 @@ pub(crate) fn node(content: &Content, data: &Path, memory_tier: u64) -> Result<(
         .set("store", "memory_tier_bytes", memory_tier)
         .set("superpeer", "enabled", true)
         .set("superpeer", "listen", json!(["127.0.0.1:0"]))
+        // A thread of its own, which sleeps while nobody comes that way.
+        .set("superpeer", "utp", true)
         .set("superpeer", "max_connections", peers)
         .set("superpeer", "max_connections_per_address", peers)
         .set("superpeer", "max_handshakes", peers)
@@ -175,8 +177,16 @@ pub(crate) fn node(content: &Content, data: &Path, memory_tier: u64) -> Result<(
 
 /// Starts libtorrent; it reads and hashes the content first.
 pub(crate) fn libtorrent(content: &Content, torrent: &Torrent) -> Seed {
-    let more = json!({ "listen": ["127.0.0.1:0"] });
-    let seed = libtorrent::Seed::start(&[torrent], &content.folder, &more);
+    start_libtorrent(content, torrent, &json!({ "listen": ["127.0.0.1:0"] }))
+}
+
+/// The same, for peers that come over uTP and for no others.
+pub(crate) fn libtorrent_over_utp(content: &Content, torrent: &Torrent) -> Seed {
+    start_libtorrent(content, torrent, &json!({ "listen": ["127.0.0.1:0"], "utp": true, "tcp": false }))
+}
+
+fn start_libtorrent(content: &Content, torrent: &Torrent, more: &Value) -> Seed {
+    let seed = libtorrent::Seed::start(&[torrent], &content.folder, more);
     Seed { which: Which::Libtorrent, address: seed.addresses()[0], running: Running::Libtorrent(seed) }
 }
 

@@ -75,7 +75,10 @@ impl Connection {
                     self.requests.pop_front();
                     let (from, to) = (offset as usize, (offset + block.length) as usize);
                     if to > bytes.len() {
-                        self.reject(block, "invalid");
+                        // The torrent has the block: the node is at fault, and another read may do better.
+                        log::warn!(file = file, chunk = chunk, bytes = bytes.len(); "a chunk is too short");
+                        self.at_hand = None;
+                        self.gone(block)?;
                         continue;
                     }
                     self.queue(&block, bytes.slice(from..to), Some(source));
@@ -224,7 +227,79 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use prometheus::Registry;
+    use skerry_store::catalogue::CameFrom;
+    use skerry_store::digest::Ingest;
+    use skerry_store::{Catalogue, Held, Store, StoreConfig};
+    use skerry_wire::InfoHash;
+    use skerry_wire::metainfo::Kind;
+    use skerry_wire::mse::Cipher;
+    use skerry_wire::peer::{Handshake, Reserved};
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
+    use crate::config::SuperPeerConfig;
+    use crate::greeting::Greeted;
+    use crate::metrics::Metrics;
+    use crate::node::Node;
+    use crate::wire::Wire;
+
+    /// A peer that speaks BEP 6 and is served, of a torrent of one piece of three blocks.
+    async fn connection(folder: &Path) -> (Connection, TcpStream) {
+        let registry = Registry::new();
+        let config = StoreConfig { memory_tier_bytes: 0, reserve_bytes: 0, ..StoreConfig::default() };
+        let catalogue = Catalogue::open(Store::open(folder, &config, &registry).unwrap()).unwrap();
+        let mut ingest = Ingest::new(1 << 18);
+        ingest.push(&[7; 3 * BLOCK as usize]);
+        let held = catalogue.add(Held {
+            resource: ingest.finish(),
+            generations: vec![None],
+            name: "film".into(),
+            media_type: String::new(),
+            // What can be fetched again counts as held.
+            from: Some(CameFrom { site: "default".into(), target: "/film".into() }),
+            pin: None,
+            added_ms: 0,
+        });
+        let torrent = catalogue.add_torrent_of(&held.unwrap(), Kind::V2).unwrap();
+        let info_hash = InfoHash::V2(torrent.metainfo.info().hash_v2().unwrap()).wire();
+        let node = Node::new(SuperPeerConfig::default(), catalogue, Metrics::new(&registry).unwrap());
+        let swarm = node.swarm(info_hash, true).await.unwrap().expect("it is held");
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, address) = listener.accept().await.unwrap();
+        let seat = node.places.join(address, Instant::now()).unwrap();
+        let greeted = Greeted {
+            swarm,
+            handshake: Handshake { reserved: Reserved::FAST, info_hash, peer_id: [0; 20] },
+            incoming: Cipher::Plain,
+            outgoing: Cipher::Plain,
+            rest: Vec::new(),
+        };
+        let mut connection = Connection::new(node, Wire::Tcp(stream), seat, greeted);
+        connection.served = true;
+        (connection, peer)
+    }
+
+    #[tokio::test]
+    async fn a_chunk_that_is_too_short_is_no_fault_of_the_peers() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut connection, _peer) = connection(folder.path()).await;
+        for begin in [0, BLOCK] {
+            connection.hear(&Message::Request(Block { piece: 0, begin, length: BLOCK })).unwrap();
+        }
+        connection.at_hand = Some((0, 0, Bytes::from(vec![7; 2 * BLOCK as usize - 1])));
+        connection.fill().unwrap();
+        let metrics = &connection.node.metrics;
+        let rejected = |cause: &str| metrics.rejected.with_label_values(&[cause]).get();
+        assert_eq!((metrics.blocks.get(), rejected("gone"), rejected("invalid")), (1, 1, 0));
+        assert_eq!((metrics.withdrawn.get(), connection.invalid), (1, 0));
+        assert!(!connection.swarm.has(0), "nobody else is to ask for it now");
+        assert!(connection.requests.is_empty() && connection.at_hand.is_none());
+    }
 
     #[test]
     fn a_tight_rate_is_shared_in_small_parts() {
