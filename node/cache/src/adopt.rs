@@ -16,13 +16,17 @@
 //! requests that would select it (§4.1), and not after a purge or an unsafe request (§4.4).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use parking_lot::RwLock;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache as QuickCache;
 use skerry_core::Body;
 use skerry_store::catalogue::{Answer, CameFrom};
-use skerry_store::{Catalogue, Held, StoreError};
+use skerry_store::{Catalogue, ChunkId, Held, StoreError};
+use tokio::time::Instant;
 
 use crate::answer::answer;
 use crate::body::Source;
@@ -69,6 +73,46 @@ impl Known {
         // Some origins give what they encode on the way the tag of what they encode.
         seen.get(header::CONTENT_ENCODING) == header.get(header::CONTENT_ENCODING)
             && validators_agree(&seen, header, Some(resource.length), length)
+    }
+}
+
+/// Memory for the bodies of what has stood in lately, bytes.
+const BODIES: u64 = 32 << 20;
+
+/// Bodies of what stands in: there are many requests until an origin is back.
+pub(crate) struct Bodies(QuickCache<ChunkId, Kept, Weigh>);
+
+#[derive(Clone)]
+struct Kept {
+    held: Arc<Held>,
+    content: Arc<Content>,
+}
+
+#[derive(Clone)]
+struct Weigh;
+
+impl Weighter<ChunkId, Kept> for Weigh {
+    fn weight(&self, _: &ChunkId, kept: &Kept) -> u64 {
+        512 + 192 * kept.held.resource.chunks.len() as u64
+    }
+}
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self(QuickCache::with_weighter(64, BODIES, Weigh))
+    }
+}
+
+impl Bodies {
+    fn get(&self, held: &Arc<Held>) -> Option<Arc<Content>> {
+        let Kept { held: of, content } = self.0.get(&held.id())?;
+        // As it was made: what was missed may be back, and what went on record has a number of its own.
+        let is_sound = content.is_complete() && !content.spilled.load(Relaxed);
+        (is_sound && Arc::ptr_eq(&of, held)).then_some(content)
+    }
+
+    fn keep(&self, held: &Arc<Held>, content: &Arc<Content>) {
+        self.0.insert(held.id(), Kept { held: held.clone(), content: content.clone() });
     }
 }
 
@@ -126,15 +170,23 @@ impl Cache {
     }
 
     /// Asks the origin for the header alone, and puts it into the index with what is held as its body;
-    /// `None` when the origin has something else, or nobody can tell. Nothing is written down yet.
-    pub(crate) async fn adopt(&self, ask: &Ask, known: &Known, purge_seen: u64) -> Option<Variant> {
+    /// `None` when the origin has something else, or nobody can tell by `end`. Nothing is written down yet.
+    pub(crate) async fn adopt(
+        &self,
+        ask: &Ask,
+        known: &Known,
+        purge_seen: u64,
+        end: Instant,
+    ) -> Option<Variant> {
         let mut headers = self.origin_headers(&ask.headers);
         remove_conditions(&mut headers);
         headers.remove(header::RANGE);
         headers.insert(WANT_REPR_DIGEST, HeaderValue::from_static(WANTED));
         let (sent, target) = (now_ms(), &ask.key.target);
-        let response =
-            self.exchange(&ask.site, Method::HEAD, target, headers.clone(), Body::Empty, None).await.ok()?;
+        let response = self
+            .exchange_until(Some(end), &ask.site, Method::HEAD, target, headers.clone(), Body::Empty, None)
+            .await
+            .ok()?;
         let times = Times { request: sent, response: now_ms() };
         let (mut parts, _) = response.into_parts();
         ensure_date(&mut parts.headers, times.response / 1000);
@@ -180,6 +232,19 @@ impl Cache {
         let content = tokio::task::spawn_blocking(look).await.ok()?.ok()?;
         let is_empty = content.extents.read().is_empty();
         (!is_empty).then_some(content)
+    }
+
+    /// All of a resource as the body of what stands in; `None` when a chunk is missing.
+    async fn whole(&self, held: &Arc<Held>) -> Option<Arc<Content>> {
+        if let Some(content) = self.bodies.get(held) {
+            return Some(content);
+        }
+        let content = Arc::new(self.content(held).await.filter(Content::is_complete)?);
+        // What is not pinned may be evicted, and is looked for each time.
+        if held.pin.is_some() {
+            self.bodies.keep(held, &content);
+        }
+        Some(content)
     }
 
     /// Whether what is held may be given to this request when the origin fails.
@@ -238,8 +303,8 @@ impl Cache {
         if !self.may_stand_in(site, &key.target, &known, &head.headers) {
             return None;
         }
-        let content = self.content(&known.held).await.filter(Content::is_complete)?;
-        let (object, ttl) = self.once(site, &key.target, &known, &head.headers, Arc::new(content))?;
+        let content = self.whole(&known.held).await?;
+        let (object, ttl) = self.once(site, &key.target, &known, &head.headers, content)?;
         let source = Source {
             cache: self.clone(),
             site: site.clone(),

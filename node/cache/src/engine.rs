@@ -15,6 +15,7 @@ use skerry_core::connection::Connection;
 use skerry_core::{Body, problem};
 use skerry_store::{Catalogue, Store};
 
+use crate::adopt::Bodies;
 use crate::answer::answer;
 use crate::body::Source;
 use crate::config::{CacheConfig, SiteConfig};
@@ -66,6 +67,7 @@ pub struct Cache {
     pub(crate) apart: Apart,
     pub(crate) tickets: Tickets,
     pub(crate) catalogue: OnceLock<Catalogue>,
+    pub(crate) bodies: Bodies,
     apis: OnceLock<Apis>,
     pub(crate) elsewhere: OnceLock<Arc<dyn Elsewhere>>,
     pub(crate) demand: OnceLock<Arc<dyn Demand>>,
@@ -125,6 +127,7 @@ impl Cache {
             apart: Apart::default(),
             tickets: Tickets::default(),
             catalogue: OnceLock::new(),
+            bodies: Bodies::default(),
             apis: OnceLock::new(),
             elsewhere: OnceLock::new(),
             demand: OnceLock::new(),

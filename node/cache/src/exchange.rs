@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use http::{HeaderMap, Method, Response, StatusCode};
 use skerry_core::Body;
 use skerry_core::lane::Interim;
+use tokio::time::Instant;
 
 use crate::engine::Cache;
 use crate::error::FetchError;
@@ -38,11 +40,29 @@ impl Cache {
         body: Body,
         interim: Option<Interim>,
     ) -> Result<Response<Body>, FetchError> {
-        let timeout = site.response_timeout();
+        self.exchange_until(None, site, method, target, headers, body, interim).await
+    }
+
+    /// The same, where nobody waits for the header of the answer longer than until `end`.
+    #[expect(clippy::too_many_arguments, reason = "`exchange`, and until when")]
+    pub(crate) async fn exchange_until(
+        &self,
+        end: Option<Instant>,
+        site: &Arc<Site>,
+        method: Method,
+        target: &str,
+        headers: HeaderMap,
+        body: Body,
+        interim: Option<Interim>,
+    ) -> Result<Response<Body>, FetchError> {
+        let timeout = || {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            left.unwrap_or(Duration::MAX).min(site.response_timeout())
+        };
         let Ok(turn) = site.queue.clone().try_acquire_owned() else {
             return Err(FetchError::TimedOut("have a free connection"));
         };
-        let slot = tokio::time::timeout(timeout, site.slots.clone().acquire_owned()).await;
+        let slot = tokio::time::timeout(timeout(), site.slots.clone().acquire_owned()).await;
         drop(turn);
         let slot = match slot {
             Ok(Ok(slot)) => slot,
@@ -51,7 +71,8 @@ impl Cache {
         };
         site.in_flight.fetch_add(1, Relaxed);
         let (body, moved) = Moved::over(body);
-        let answered = moved.within(timeout, site.origin.send(method, target, headers, body, interim)).await;
+        let answer = site.origin.send(method, target, headers, body, interim);
+        let answered = moved.within(timeout(), answer).await;
         site.in_flight.fetch_sub(1, Relaxed);
         let result = answered.unwrap_or(Err(FetchError::TimedOut("answer")));
         match &result {

@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use skerry_core::Body;
 use skerry_core::lane::Interim;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use crate::adopt::Known;
 use crate::engine::Cache;
@@ -182,8 +183,10 @@ impl Cache {
         listed: Option<Listed>,
     ) {
         let purge_seen = self.index.purges.current();
+        let (began, wait) = (Instant::now(), ask.site.response_timeout());
+        // A HEAD that is not answered leaves half of the wait to the GET.
         if let Some(known) = &ask.known
-            && let Some(variant) = self.adopt(&ask, known, purge_seen).await
+            && let Some(variant) = self.adopt(&ask, known, purge_seen, began + wait / 2).await
         {
             drop(listed);
             let (object, selected_by) = (variant.object.clone(), variant.selected_by());
@@ -223,8 +226,11 @@ impl Cache {
         let sent = now_ms();
         let target = &ask.key.target;
         let interim = ask.interim.clone();
+        // Where something stands in for what does not come, it is waited for no longer than without the HEAD.
+        let end = (ask.known.is_some() && ask.stale_if_error).then(|| began + wait);
+        let (method, fields) = (Method::GET, headers.clone());
         let response =
-            self.exchange(&ask.site, Method::GET, target, headers.clone(), Body::Empty, interim).await;
+            self.exchange_until(end, &ask.site, method, target, fields, Body::Empty, interim).await;
         let times = Times { request: sent, response: now_ms() };
         let land = |what: Landing| {
             landing.send_replace(Some(what.clone()));

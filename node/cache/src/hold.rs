@@ -20,7 +20,6 @@ use skerry_core::role::BoxFuture;
 use skerry_store::catalogue::{Answer, CameFrom, CatalogueError, Progress, Refill};
 use skerry_store::digest::Ingest;
 use skerry_store::{Catalogue, ChunkId, Held, Store, StoreError};
-use skerry_wire::metainfo::Kind;
 
 use crate::body::Source;
 use crate::engine::Cache;
@@ -333,12 +332,7 @@ impl Cache {
         let (catalogue, store, from) = (catalogue.clone(), self.store.clone(), wanted.from.clone());
         let add = move || {
             store.flush_pins_blocking()?;
-            // First, so that what no torrent can be made of is not on record either.
-            // Every node that holds it serves all three, so that the tracker can name any of them.
-            for kind in [Kind::Hybrid, Kind::V1, Kind::V2] {
-                catalogue.add_torrent_of(&held, kind)?;
-            }
-            let held = catalogue.add(held)?;
+            let held = catalogue.add_with_torrents(held)?;
             if let Err(error) = catalogue.tell(&from, &held.id(), &answer) {
                 log::warn!(resource:% = held.id(); "what its origin said of it is not on record: {error}");
             }

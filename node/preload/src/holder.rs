@@ -24,11 +24,9 @@ pub trait Holder: Send + Sync + 'static {
         rate: Arc<Bucket>,
     ) -> BoxFuture<'static, Result<ChunkId, HoldFailure>>;
 
-    /// Lets go of a resource.
-    fn release(&self, resource: ChunkId) -> BoxFuture<'static, Result<(), StoreError>>;
-
-    /// Lets go of what has come of an item that is no resource yet.
-    fn abandon(&self, item: &Item) -> BoxFuture<'static, Result<(), StoreError>>;
+    /// Lets go of what is pinned under [`Item::pin`], a resource or a part of one. What others have pinned
+    /// stays, another item too that has the same content.
+    fn release(&self, item: &Item) -> BoxFuture<'static, Result<(), StoreError>>;
 
     /// All that the node holds. Blocks for the disk.
     ///

@@ -73,13 +73,10 @@ pub enum Action {
     Hold(Item),
     /// Stop fetching this; it is done when it has stopped.
     Stop(CameFrom),
-    /// Let go of this resource, or, when there is none yet, of what has come of it; then
-    /// [`Plan::released`].
+    /// Let go of what is held of this, or has come of it; then [`Plan::released`].
     Release {
         /// What is to go.
         item: Item,
-        /// Its resource.
-        resource: Option<ChunkId>,
         /// What it takes, bytes.
         bytes: u64,
     },
@@ -471,8 +468,7 @@ impl Plan {
 
 fn release(entry: &mut Entry, actions: &mut Vec<Action>) {
     entry.doing = Doing::Releasing;
-    let (resource, bytes) = (entry.kept.map(|kept| kept.resource), entry.takes());
-    actions.push(Action::Release { item: entry.record.item.clone(), resource, bytes });
+    actions.push(Action::Release { item: entry.record.item.clone(), bytes: entry.takes() });
 }
 
 /// How long to wait after so many failures: between half and all of a time that doubles.

@@ -1,9 +1,13 @@
 //! What strangers may hear that this node holds: every torrent that it can serve and that is not private.
+//!
+//! The list is kept from one time to the next. Only what has changed is looked at again, and what can go
+//! without a word, when its chunks are evicted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use parking_lot::Mutex;
 use skerry_discovery::{Torrents, Unlisted};
+use skerry_store::catalogue::Changed;
 use skerry_store::{Catalogue, ChunkId, StoreError};
 use tokio::sync::watch;
 
@@ -15,8 +19,20 @@ pub struct Discovered {
     catalogue: Catalogue,
     /// Whether what is gone is fetched again when a peer asks for it.
     refill: bool,
-    /// What was read of torrents, by their first info-hash: their info-hashes stand for it, so it stays.
-    known: Mutex<HashMap<[u8; 20], Known>>,
+    list: Mutex<List>,
+}
+
+/// Torrents, each by its first info-hash.
+#[derive(Default)]
+struct List {
+    /// Changes of the catalogue that it has heard of; `None` before it was read.
+    seen: Option<u64>,
+    /// Those that are public.
+    torrents: BTreeMap<[u8; 20], Known>,
+    /// Those that are served as long as the record of a resource stays as it is, by that.
+    settled: HashMap<ChunkId, Vec<[u8; 20]>>,
+    /// All others, which are looked at every time.
+    open: BTreeSet<[u8; 20]>,
 }
 
 /// A torrent.
@@ -27,10 +43,69 @@ struct Known {
     there: Option<ChunkId>,
 }
 
+impl List {
+    fn hear(&mut self, changed: Changed) {
+        match changed {
+            Changed::Resource(id) => self.open.extend(self.settled.remove(&id).unwrap_or_default()),
+            Changed::Torrent(key) => {
+                self.torrents.remove(&key);
+                self.open.insert(key);
+            }
+        }
+    }
+}
+
 impl Discovered {
     /// Over what the catalogue holds; `refill` as the super-peer has it.
     pub fn new(catalogue: Catalogue, refill: bool) -> Self {
-        Self { catalogue, refill, known: Mutex::default() }
+        Self { catalogue, refill, list: Mutex::default() }
+    }
+
+    /// Brings the list up to date. What cannot be looked at now stays open.
+    fn update(&self, list: &mut List) -> Result<(), StoreError> {
+        let (seen, changed) = self.catalogue.changed_since(list.seen);
+        match changed {
+            Some(changed) => changed.into_iter().for_each(|one| list.hear(one)),
+            None => *list = List { open: self.all()?, ..List::default() },
+        }
+        list.seen = Some(seen);
+        let open: Vec<[u8; 20]> = list.open.iter().copied().collect();
+        open.into_iter().try_for_each(|key| self.look(list, key))
+    }
+
+    /// Every torrent that is on record.
+    fn all(&self) -> Result<BTreeSet<[u8; 20]>, StoreError> {
+        let (mut all, mut from) = (BTreeSet::new(), Vec::new());
+        loop {
+            let page = self.catalogue.torrents(&from, PAGE)?;
+            all.extend(&page);
+            match page.last() {
+                Some(last) if page.len() == PAGE => from = [&last[..], &[0]].concat(),
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    fn look(&self, list: &mut List, key: [u8; 20]) -> Result<(), StoreError> {
+        let mut known = match list.torrents.remove(&key) {
+            Some(known) => known,
+            None => self.read(&key)?,
+        };
+        if known.info_hashes.is_empty() {
+            list.open.remove(&key);
+            return Ok(());
+        }
+        let served = self.served(&key, known.there)?;
+        known.there = served.map(|(id, _)| id);
+        if let Some((id, true)) = served {
+            list.open.remove(&key);
+            let settled = list.settled.entry(id).or_default();
+            if !settled.contains(&key) {
+                settled.push(key);
+            }
+        }
+        list.torrents.insert(key, known);
+        Ok(())
     }
 
     fn read(&self, key: &[u8; 20]) -> Result<Known, StoreError> {
@@ -41,55 +116,37 @@ impl Discovered {
         Ok(Known { info_hashes: hashes.collect(), there: None })
     }
 
-    /// Whether there is anything of a torrent that a peer could be sent.
-    fn is_served(&self, key: &[u8; 20], known: &mut Known) -> Result<bool, StoreError> {
-        if let Some(id) = known.there
-            && self.is_there(&id)?
+    /// A file of a torrent that a peer could be sent something of, the one `before` if that still is, and
+    /// whether it stays so until its record changes.
+    fn served(&self, key: &[u8; 20], before: Option<ChunkId>) -> Result<Option<(ChunkId, bool)>, StoreError> {
+        if let Some(id) = before
+            && let Some(stays) = self.there(&id)?
         {
-            return Ok(true);
+            return Ok(Some((id, stays)));
         }
-        known.there = None;
-        let Some(torrent) = self.catalogue.torrent(key)? else { return Ok(false) };
+        let Some(torrent) = self.catalogue.torrent(key)? else { return Ok(None) };
         for id in torrent.files.iter().flatten() {
-            if self.is_there(id)? {
-                known.there = Some(*id);
-                return Ok(true);
+            if let Some(stays) = self.there(id)? {
+                return Ok(Some((*id, stays)));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
-    fn is_there(&self, id: &ChunkId) -> Result<bool, StoreError> {
-        let Some(held) = self.catalogue.resource(id)? else { return Ok(false) };
-        let is_whole = held.pin.is_some() || (self.refill && held.from.is_some());
-        Ok(is_whole || self.catalogue.presence(&held)?.contains(&true))
+    /// Whether a resource that is there stays; `None` when nothing of it is.
+    fn there(&self, id: &ChunkId) -> Result<Option<bool>, StoreError> {
+        let Some(held) = self.catalogue.resource(id)? else { return Ok(None) };
+        if held.pin.is_some() || (self.refill && held.from.is_some()) {
+            return Ok(Some(true));
+        }
+        Ok(self.catalogue.presence(&held)?.contains(&true).then_some(false))
     }
 
     fn list(&self, take: &mut dyn FnMut([u8; 20]) -> bool) -> Result<(), StoreError> {
-        let mut known = self.known.lock();
-        let mut still = HashMap::new();
-        let mut from = Vec::new();
-        loop {
-            let page = self.catalogue.torrents(&from, PAGE)?;
-            for key in &page {
-                let mut torrent = match known.remove(key) {
-                    Some(torrent) => torrent,
-                    None => self.read(key)?,
-                };
-                let is_told = !torrent.info_hashes.is_empty() && self.is_served(key, &mut torrent)?;
-                let goes_on = !is_told || torrent.info_hashes.iter().all(|hash| take(*hash));
-                still.insert(*key, torrent);
-                if !goes_on {
-                    *known = still;
-                    return Ok(());
-                }
-            }
-            match page.last() {
-                Some(last) if page.len() == PAGE => from = [&last[..], &[0]].concat(),
-                _ => break,
-            }
-        }
-        *known = still;
+        let mut list = self.list.lock();
+        self.update(&mut list)?;
+        let served = list.torrents.values().filter(|known| known.there.is_some());
+        let _ = served.flat_map(|known| &known.info_hashes).all(|hash| take(*hash));
         Ok(())
     }
 }
@@ -106,9 +163,13 @@ impl Torrents for Discovered {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use bytes::Bytes;
     use prometheus::Registry;
+    use skerry_store::catalogue::Torrent;
     use skerry_store::digest::Ingest;
+    use skerry_store::meta::Table;
     use skerry_store::{Held, Store, StoreConfig};
     use skerry_wire::Sha1Hash;
     use skerry_wire::metainfo::{Builder, Hashes, Kind, NewFile};
@@ -117,8 +178,23 @@ mod tests {
 
     const CHUNK: usize = 1 << 18;
 
+    fn catalogue(folder: &Path) -> Catalogue {
+        let config = StoreConfig {
+            chunk_bytes: CHUNK as u32,
+            memory_tier_bytes: 0,
+            reserve_bytes: 0,
+            ..StoreConfig::default()
+        };
+        Catalogue::open(Store::open(folder, &config, &Registry::new()).unwrap()).unwrap()
+    }
+
     /// A resource of one chunk on record, pinned when it has a pin.
     fn hold(catalogue: &Catalogue, fill: u8, pin: Option<&str>) -> Held {
+        Held::clone(&catalogue.add(stored(catalogue, fill, pin)).unwrap())
+    }
+
+    /// Its chunk alone.
+    fn stored(catalogue: &Catalogue, fill: u8, pin: Option<&str>) -> Held {
         let (store, bytes) = (catalogue.store(), Bytes::from(vec![fill; CHUNK]));
         let mut ingest = Ingest::new(CHUNK as u32);
         let id = ingest.push(&bytes);
@@ -129,7 +205,7 @@ mod tests {
             }
             None => store.put_blocking(id, &bytes).unwrap(),
         };
-        let held = Held {
+        Held {
             resource: ingest.finish(),
             generations: vec![located.generation],
             name: format!("film-{fill}"),
@@ -137,8 +213,7 @@ mod tests {
             from: None,
             pin: pin.map(str::to_owned),
             added_ms: 0,
-        };
-        Held::clone(&catalogue.add(held).unwrap())
+        }
     }
 
     /// A torrent of version 1 of one resource.
@@ -148,6 +223,13 @@ mod tests {
         builder.private = private;
         let pieces = held.resource.sha1_pieces.iter().map(|hash| Sha1Hash(*hash)).collect();
         builder.build(&Hashes { pieces, files: Vec::new() }).unwrap().to_bytes()
+    }
+
+    fn hashes(torrents: &[&Torrent]) -> Vec<[u8; 20]> {
+        let infos = torrents.iter().map(|torrent| torrent.metainfo.info());
+        let mut all: Vec<[u8; 20]> = infos.flat_map(|info| info.hashes().map(|hash| hash.wire())).collect();
+        all.sort_unstable();
+        all
     }
 
     fn listed(discovered: &Discovered) -> Vec<[u8; 20]> {
@@ -165,14 +247,7 @@ mod tests {
     #[test]
     fn torrents_that_are_held_and_not_private_are_listed() {
         let folder = tempfile::tempdir().unwrap();
-        let config = StoreConfig {
-            chunk_bytes: CHUNK as u32,
-            memory_tier_bytes: 0,
-            reserve_bytes: 0,
-            ..StoreConfig::default()
-        };
-        let store = Store::open(folder.path(), &config, &Registry::new()).unwrap();
-        let catalogue = Catalogue::open(store).unwrap();
+        let catalogue = catalogue(folder.path());
         let discovered = Discovered::new(catalogue.clone(), false);
         assert!(listed(&discovered).is_empty());
 
@@ -181,13 +256,6 @@ mod tests {
         let public = catalogue.add_torrent(&torrent(&second, false), vec![Some(second.id())]).unwrap();
         let private = catalogue.add_torrent(&torrent(&first, true), vec![Some(first.id())]).unwrap();
         assert!(private.metainfo.info().private());
-        let hashes = |torrents: &[&skerry_store::catalogue::Torrent]| {
-            let infos = torrents.iter().map(|torrent| torrent.metainfo.info());
-            let mut all: Vec<[u8; 20]> =
-                infos.flat_map(|info| info.hashes().map(|hash| hash.wire())).collect();
-            all.sort_unstable();
-            all
-        };
         assert_eq!(listed(&discovered), hashes(&[&hybrid, &public]));
         assert_eq!(listed(&discovered).len(), 3);
 
@@ -204,5 +272,40 @@ mod tests {
         let first_hash = hybrid.metainfo.info().hashes().next().unwrap().wire();
         assert!(catalogue.remove_torrent(&first_hash).unwrap());
         assert!(listed(&discovered).is_empty());
+    }
+
+    #[test]
+    fn what_has_not_changed_is_not_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalogue = catalogue(folder.path());
+        let discovered = Discovered::new(catalogue.clone(), false);
+        let (first, second) = (hold(&catalogue, 1, Some("first")), hold(&catalogue, 2, Some("second")));
+        let one = catalogue.add_torrent_of(&first, Kind::Hybrid).unwrap();
+        assert_eq!(listed(&discovered), hashes(&[&one]));
+        // Behind the catalogue's back: whoever reads all the torrents misses it.
+        let key = one.metainfo.info().hashes().next().unwrap().wire();
+        catalogue.store().meta().delete(Table::Torrents, &key).unwrap();
+        let two = catalogue.add_torrent_of(&second, Kind::Hybrid).unwrap();
+        assert_eq!(listed(&discovered), hashes(&[&one, &two]));
+        // It has changed when its file does.
+        assert!(catalogue.remove(&first.id()).unwrap());
+        assert_eq!(listed(&discovered), hashes(&[&two]));
+    }
+
+    #[test]
+    fn what_is_evicted_is_missed_though_nobody_tells_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalogue = catalogue(folder.path());
+        let discovered = Discovered::new(catalogue.clone(), false);
+        // Of another's chunk that may go at any time.
+        let loose = Held { pin: None, ..stored(&catalogue, 1, Some("loose")) };
+        let loose = catalogue.add(loose).unwrap();
+        let torrent = catalogue.add_torrent_of(&loose, Kind::V1).unwrap();
+        assert_eq!(listed(&discovered), hashes(&[&torrent]));
+        catalogue.store().unpin_parts_blocking("loose").unwrap();
+        assert!(listed(&discovered).is_empty());
+        // And listed again with its return.
+        stored(&catalogue, 1, Some("loose"));
+        assert_eq!(listed(&discovered), hashes(&[&torrent]));
     }
 }

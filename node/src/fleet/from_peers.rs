@@ -10,41 +10,32 @@
 //! Chunks are verified and pinned as they come, in any order. Then each is read once, for the digests of the
 //! whole.
 
+mod filling;
+mod http_get;
+
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use parking_lot::Mutex;
+use http::{Method, StatusCode};
 use serde::Deserialize;
 use skerry_cache::hold::file_name;
 use skerry_core::api::ROOT;
 use skerry_core::bucket::Bucket;
-use skerry_core::role::BoxFuture;
-use skerry_core::tls;
-use skerry_download::{Download, Error, HttpGet, Limit, Options, Sink, Target, Trackers, piece_count};
+use skerry_download::{Download, Error, HttpGet, Limit, Options, Target, Trackers};
 use skerry_registry::fleet::MOST_TORRENTS;
 use skerry_registry::message::TorrentsAnswer;
 use skerry_registry::{Transport, hex};
 use skerry_store::catalogue::{CameFrom, CatalogueError, Progress};
-use skerry_store::digest::Ingest;
-use skerry_store::{Catalogue, ChunkId, Held, Located, Store, StoreError};
+use skerry_store::{Catalogue, ChunkId, Held, StoreError};
 use skerry_wire::Sha256Hash;
 use skerry_wire::bencode::Writer;
 use skerry_wire::metainfo::{Info, Kind, Metainfo};
-use skerry_wire::peer::Bitfield;
 
-/// Longest answer of a tracker that is read, bytes, and longest wait for it.
-const MOST_ANSWER: usize = 1 << 20;
-const ANSWER: Duration = Duration::from_secs(10);
-const CONNECT: Duration = Duration::from_secs(5);
+use self::filling::Filling;
+use self::http_get::Http;
+
 /// How long to look for peers. Trackers that do not answer over UDP take fifteen seconds of it.
 const ALONE: Duration = Duration::from_secs(20);
 /// How long to go on with peers that give nothing.
@@ -102,7 +93,7 @@ impl From<CatalogueError> for Unfilled {
 pub struct FromPeers {
     /// Those of the configuration.
     trackers: Vec<String>,
-    /// A member's way to the control node.
+    /// The way to the control node.
     transport: Option<Arc<dyn Transport>>,
     http: Arc<dyn HttpGet>,
 }
@@ -148,9 +139,7 @@ impl FromPeers {
             torrent.info().hash_v2().is_some() && torrent.missing_layers().next().is_none()
         };
         let torrent = known.iter().find(is_whole).cloned().unwrap_or(own);
-        let (parts, pin, length) = (store.clone(), order.pin.clone(), order.length);
-        blocking(move || room(&parts, &pin, length)).await??;
-        let filling = Arc::new(Filling { store, order, chunk_length, progress, ids: Mutex::default() });
+        let filling = Arc::new(Filling::new(store, order, progress).await?);
         let limit: Limit = Arc::new(move |bytes| rate.charge(bytes, Instant::now()));
         let download = Download::new(Target::Torrent(Box::new(torrent)), options);
         match download.run(Arc::new(trackers), filling.clone(), limit).await {
@@ -176,8 +165,11 @@ impl FromPeers {
             Ok(Ok(known)) => known,
             _ => Vec::new(),
         };
-        let answer = self.ask(format!("{ROOT}resources/{id}.torrent")).await;
-        known.extend(answer.and_then(|body| Metainfo::parse(&body).ok()));
+        if let Some(body) = self.ask(format!("{ROOT}resources/{id}.torrent")).await {
+            // Long ones take a while.
+            let parsed = blocking(move || Metainfo::parse(&body).ok()).await;
+            known.extend(parsed.ok().flatten());
+        }
         let chunk_length = catalogue.store().config().chunk_bytes;
         known.retain(|torrent| is_of(torrent, order, chunk_length).is_ok());
         known
@@ -245,185 +237,15 @@ fn is_of(torrent: &Metainfo, order: &Order, chunk_length: u32) -> Result<(), Unf
     Err(Unfilled::Other("the torrent is not of the resource and its chunks".into()))
 }
 
-/// Opens a name to pin parts under, if all of the content can be pinned.
-fn room(store: &Store, pin: &str, length: u64) -> Result<(), StoreError> {
-    let (quota, room) = (store.config().pinned_bytes, store.pinnable());
-    let asked = length.saturating_sub(store.pinned_in_parts_blocking(pin)?);
-    if asked > room {
-        return Err(StoreError::PinnedFull { used: quota.saturating_sub(room), quota, asked });
-    }
-    store.open_parts_blocking(pin)
-}
-
-/// A resource that is put together chunk by chunk, in any order.
-struct Filling {
-    store: Store,
-    order: Order,
-    chunk_length: u32,
-    progress: Arc<Progress>,
-    /// What each chunk is kept as, once it is there.
-    ids: Mutex<Vec<Option<ChunkId>>>,
-}
-
-impl Filling {
-    /// Bytes of a chunk.
-    fn length(&self, index: u32) -> usize {
-        let start = u64::from(self.chunk_length) * u64::from(index);
-        self.order.length.saturating_sub(start).min(self.chunk_length.into()) as usize
-    }
-
-    /// The ids of the chunks, as far as a torrent tells them: a last one that is shorter has another id than
-    /// its piece, unless it is the only one.
-    fn ids(&self, torrent: &Metainfo) -> Vec<Option<ChunkId>> {
-        let root = Sha256Hash(self.order.resource.0);
-        let count = piece_count(torrent);
-        let layer = torrent.layer(&root).unwrap_or_default();
-        let id = |index: u32| match count {
-            1 => Some(self.order.resource),
-            _ if self.length(index) < self.chunk_length as usize => None,
-            _ => layer.get(index as usize).copied().map(ChunkId),
-        };
-        (0..count).map(id).collect()
-    }
-
-    /// Pins a chunk.
-    async fn pin(&self, index: u32, bytes: Bytes) -> Result<(), StoreError> {
-        let (store, pin, length) = (self.store.clone(), self.order.pin.clone(), bytes.len() as u64);
-        let work = move || store.pin_part_blocking(&pin, index.into(), ChunkId::of(&bytes), &bytes);
-        let located = blocking(work).await??;
-        if let Some(id) = self.ids.lock().get_mut(index as usize) {
-            *id = Some(located.id);
-        }
-        self.progress.received.fetch_add(length, Relaxed);
-        Ok(())
-    }
-
-    /// What the store has of a chunk.
-    async fn read(&self, index: u32, id: ChunkId) -> Option<Bytes> {
-        let located = Located { id, generation: None };
-        let read = self.store.read(located).await.ok().flatten();
-        read.filter(|bytes| bytes.len() == self.length(index))
-    }
-
-    /// Reads every chunk once, and puts the resource on record.
-    async fn record(&self, catalogue: &Catalogue, name: String) -> Result<Arc<Held>, Unfilled> {
-        let ids = self.ids.lock().clone();
-        let mut ingest = Ingest::new(self.chunk_length);
-        for (index, id) in (0..).zip(&ids) {
-            let bytes = match id {
-                Some(id) => self.read(index, *id).await,
-                None => None,
-            };
-            let bytes = bytes.ok_or_else(|| Unfilled::Other(format!("chunk {index} is gone again")))?;
-            let work = move || {
-                ingest.push(&bytes);
-                ingest
-            };
-            ingest = blocking(work).await?;
-        }
-        let resource = ingest.finish();
-        let (catalogue, store) = (catalogue.clone(), self.store.clone());
-        if resource.pieces_root != self.order.resource {
-            // Whatever it is, nobody wants it.
-            let pin = self.order.pin.clone();
-            blocking(move || store.unpin_parts_blocking(&pin)).await??;
-            return Err(Unfilled::Other("what peers gave is not the resource".into()));
-        }
-        let held = Held {
-            generations: vec![None; resource.chunks.len()],
-            resource,
-            name,
-            media_type: String::new(),
-            from: Some(self.order.from.clone()),
-            pin: Some(self.order.pin.clone()),
-            added_ms: super::now_ms(),
-        };
-        let add = move || {
-            store.flush_pins_blocking()?;
-            // First, so that what no torrent can be made of is not on record either.
-            for kind in [Kind::Hybrid, Kind::V1, Kind::V2] {
-                catalogue.add_torrent_of(&held, kind)?;
-            }
-            catalogue.add(held)
-        };
-        let held = blocking(add).await??;
-        Ok(held)
-    }
-}
-
-impl Sink for Filling {
-    type Error = Unfilled;
-
-    async fn begin(&self, torrent: &Metainfo) -> Result<Bitfield, Unfilled> {
-        is_of(torrent, &self.order, self.chunk_length)?;
-        let ids = self.ids(torrent);
-        let mut have = Bitfield::new(ids.len() as u32);
-        *self.ids.lock() = vec![None; ids.len()];
-        self.progress.length.store(self.order.length, Relaxed);
-        self.progress.received.store(0, Relaxed);
-        // What is there from a fetch that broke off, or from something else.
-        for (index, id) in (0..).zip(ids) {
-            let Some(id) = id.map(|id| id.kept_as(self.length(index))) else { continue };
-            if let Some(bytes) = self.read(index, id).await {
-                self.pin(index, bytes).await?;
-                have.set(index);
-            }
-        }
-        Ok(have)
-    }
-
-    async fn piece(&self, piece: u32, data: Bytes) -> Result<(), Unfilled> {
-        self.pin(piece, data).await.map_err(Unfilled::Store)
-    }
-}
-
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closing)
 }
 
-/// Asks trackers over HTTP.
-struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
-
-impl Http {
-    fn new() -> Self {
-        tls::install_provider();
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(CONNECT));
-        let builder = HttpsConnectorBuilder::new().with_native_roots().unwrap_or_else(|error| {
-            log::warn!("no certificate authorities were found, https:// trackers are not asked: {error}");
-            HttpsConnectorBuilder::new().with_tls_config(
-                rustls::ClientConfig::builder()
-                    .with_root_certificates(rustls::RootCertStore::empty())
-                    .with_no_client_auth(),
-            )
-        });
-        let connector = builder.https_or_http().enable_http1().wrap_connector(connector);
-        Self(Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector))
-    }
-}
-
-impl HttpGet for Http {
-    fn get(&self, url: String) -> BoxFuture<'static, Result<Bytes, String>> {
-        let client = self.0.clone();
-        let fetch = async move {
-            let request = Request::get(url).body(Full::default()).map_err(|error| error.to_string())?;
-            let answer = client.request(request).await.map_err(|error| error.to_string())?;
-            if answer.status() != StatusCode::OK {
-                return Err(format!("it answers {}", answer.status()));
-            }
-            let body = Limited::new(answer.into_body(), MOST_ANSWER).collect().await;
-            Ok(body.map_err(|error| error.to_string())?.to_bytes())
-        };
-        Box::pin(async move {
-            tokio::time::timeout(ANSWER, fetch).await.unwrap_or_else(|_| Err("it does not answer".into()))
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use skerry_core::role::BoxFuture;
     use skerry_registry::{Reply, TransportError};
+    use skerry_store::digest::Ingest;
     use skerry_wire::metainfo::{Builder, FileHash, Hashes, NewFile};
 
     use super::*;

@@ -65,17 +65,14 @@ impl Holder for ThroughCache {
         })
     }
 
-    fn release(&self, resource: ChunkId) -> BoxFuture<'static, Result<(), StoreError>> {
-        let catalogue = self.catalogue.clone();
-        blocking(move || catalogue.release(&resource, is_pin).map(drop))
-    }
-
-    fn abandon(&self, item: &Item) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn release(&self, item: &Item) -> BoxFuture<'static, Result<(), StoreError>> {
         let (catalogue, pin) = (self.catalogue.clone(), item.pin());
-        blocking(move || match catalogue.pinned_by(&pin) {
-            // Something is on record under this name.
-            Some(id) => catalogue.release(&id, |name| name == pin).map(drop),
-            None => catalogue.store().unpin_parts_blocking(&pin),
+        Box::pin(async move {
+            let release = move || match catalogue.pinned_by(&pin) {
+                Some(id) => catalogue.release(&id, |name| name == pin).map(drop),
+                None => catalogue.abandon(&pin),
+            };
+            tokio::task::spawn_blocking(release).await.map_err(|_| StoreError::Closing)?
         })
     }
 
@@ -100,12 +97,6 @@ impl Holder for ThroughCache {
     fn pinnable(&self) -> u64 {
         self.catalogue.store().pinnable()
     }
-}
-
-fn blocking(
-    work: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
-) -> BoxFuture<'static, Result<(), StoreError>> {
-    Box::pin(async move { tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closing)? })
 }
 
 fn failure(error: HoldError) -> HoldFailure {
@@ -163,9 +154,86 @@ impl Demand for Heard {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use bytes::Bytes;
     use http::StatusCode;
+    use prometheus::Registry;
+    use skerry_cache::{CacheConfig, Parts};
+    use skerry_store::digest::Ingest;
+    use skerry_store::{Held, Store, StoreConfig};
+    use tokio::runtime::Handle;
 
     use super::*;
+
+    fn holder(folder: &Path) -> ThroughCache {
+        let registry = Registry::new();
+        let config = StoreConfig { reserve_bytes: 0, ..StoreConfig::default() };
+        let store = Store::open(folder, &config, &registry).unwrap();
+        let cache = Cache::new(Parts {
+            config: CacheConfig::default(),
+            sites: BTreeMap::new(),
+            node_name: "edge".into(),
+            store: store.clone(),
+            registry: &registry,
+            background: Handle::current(),
+            access_log: false,
+        });
+        ThroughCache {
+            cache: cache.unwrap(),
+            catalogue: Catalogue::open(store).unwrap(),
+            neighbours: Arc::new(Neighbours::new(None, "edge".into())),
+            peers: None,
+        }
+    }
+
+    fn item(path: &str) -> Item {
+        Item { resource: None, site: "default".into(), path: path.into(), length: 0, priority: 0 }
+    }
+
+    /// Pins the same bytes for an item, as they come, and as a resource if they are `whole`.
+    fn pin(holder: &ThroughCache, item: &Item, whole: bool) -> ChunkId {
+        let (store, bytes) = (holder.catalogue.store(), Bytes::from_static(b"the same"));
+        let mut ingest = Ingest::new(store.config().chunk_bytes);
+        let id = ingest.push(&bytes);
+        store.open_parts_blocking(&item.pin()).unwrap();
+        store.pin_part_blocking(&item.pin(), 0, id, &bytes).unwrap();
+        let resource = ingest.finish();
+        let id = resource.pieces_root;
+        if whole {
+            let held = Held {
+                resource,
+                generations: vec![None],
+                name: "film".into(),
+                media_type: String::new(),
+                from: Some(item.source()),
+                pin: Some(item.pin()),
+                added_ms: 0,
+            };
+            holder.catalogue.add(held).unwrap();
+        }
+        id
+    }
+
+    #[tokio::test]
+    async fn what_one_item_lets_go_of_another_of_the_same_content_keeps() {
+        let folder = tempfile::tempdir().unwrap();
+        let holder = holder(folder.path());
+        let (one, two, part) = (item("/one"), item("/two"), item("/part"));
+        let id = pin(&holder, &one, true);
+        assert_eq!(pin(&holder, &two, true), id);
+        pin(&holder, &part, false);
+        let owners = || holder.catalogue.resource(&id).unwrap().map(|held| holder.catalogue.owners(&held));
+        assert_eq!(owners(), Some(vec![one.pin(), two.pin()]));
+        holder.release(&part).await.unwrap();
+        holder.release(&one).await.unwrap();
+        assert_eq!(owners(), Some(vec![two.pin()]));
+        let pinned = |item: &Item| holder.catalogue.store().pinned_in_parts_blocking(&item.pin()).unwrap();
+        assert_eq!([&one, &two, &part].map(pinned), [0, 8, 0]);
+        holder.release(&two).await.unwrap();
+        assert_eq!((owners(), pinned(&two)), (None, 0));
+    }
 
     #[test]
     fn peers_are_asked_when_the_origin_is_out_and_not_when_it_refuses() {

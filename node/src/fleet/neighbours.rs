@@ -26,7 +26,6 @@ use skerry_selector::Selector;
 use skerry_store::catalogue::{CameFrom, Progress};
 use skerry_store::digest::{Ingest, pieces_root};
 use skerry_store::{Catalogue, ChunkId, Held, Store, StoreError};
-use skerry_wire::metainfo::Kind;
 
 /// Neighbours that are tried for one resource.
 const TRIED: usize = 3;
@@ -232,11 +231,7 @@ impl Neighbours {
         let (catalogue, store) = (catalogue.clone(), catalogue.store().clone());
         let add = move || {
             store.flush_pins_blocking().map_err(|error| error.to_string())?;
-            let held = catalogue.add(held).map_err(|error| error.to_string())?;
-            for kind in [Kind::Hybrid, Kind::V1, Kind::V2] {
-                catalogue.add_torrent_of(&held, kind).map_err(|error| error.to_string())?;
-            }
-            Ok(held)
+            catalogue.add_with_torrents(held).map_err(|error| error.to_string())
         };
         tokio::task::spawn_blocking(add).await.map_err(|error| error.to_string())?
     }

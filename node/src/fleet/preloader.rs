@@ -8,7 +8,7 @@ use skerry_cache::Cache;
 use skerry_policy::Policies;
 use skerry_preload::{Filler, Lists, LocalLists, Planner, Popularity, PreloadRole, RemoteLists};
 use skerry_registry::client::Membership;
-use skerry_registry::{RegistryRole, Transport};
+use skerry_registry::{InProcess, RegistryRole, Transport};
 use skerry_selector::Selector;
 use skerry_store::Catalogue;
 use skerry_superpeer::SuperPeer;
@@ -80,7 +80,7 @@ pub fn preloader(parts: Preloading<'_>) -> anyhow::Result<Option<Arc<PreloadRole
             [] => config.selector.trackers.clone(),
             named => named.to_vec(),
         };
-        Arc::new(FromPeers::new(trackers, transport.clone()))
+        Arc::new(FromPeers::new(trackers, to_control(fleet, &config.node.name, transport.as_ref())))
     });
     let name = config.node.name.clone();
     let (lists, guide): (Arc<dyn Lists>, Option<Guide>) = match (&planner, transport) {
@@ -122,6 +122,18 @@ pub fn preloader(parts: Preloading<'_>) -> anyhow::Result<Option<Arc<PreloadRole
     Ok(Some(Arc::new(PreloadRole::new(planner, filler))))
 }
 
+/// The way to the control node, from itself as well.
+fn to_control(
+    fleet: &RegistryRole,
+    id: &str,
+    transport: Option<&Arc<dyn Transport>>,
+) -> Option<Arc<dyn Transport>> {
+    match fleet.control() {
+        Some(_) => Some(Arc::new(InProcess::new(fleet.endpoint().clone(), id))),
+        None => transport.cloned(),
+    }
+}
+
 /// Says with every beat what the filler can take: its windows open and close.
 async fn describe(filler: Weak<Filler>, membership: Arc<Membership>) {
     let mut ticks = tokio::time::interval(DESCRIBED);
@@ -133,5 +145,32 @@ async fn describe(filler: Weak<Filler>, membership: Arc<Membership>) {
             node.capacity_bytes = capacity;
             node.preload_window_bytes = window;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{Method, StatusCode};
+    use skerry_registry::message::TorrentsAnswer;
+    use skerry_registry::{Node, Parts, RegistryConfig};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_control_node_can_ask_itself_which_torrents_nodes_have_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |control| {
+            let config = RegistryConfig { control, ..RegistryConfig::default() };
+            let (node, registry, data_dir) = (Node::default(), Registry::new(), folder.path());
+            let parts = Parts { config: &config, node, id: "a", data_dir, registry: &registry };
+            RegistryRole::open(parts).unwrap()
+        };
+        assert!(to_control(&open(false), "a", None).is_none());
+        let transport = to_control(&open(true), "a", None).unwrap();
+        let path = format!("/.skerry/v1/nodes/torrents/{}", "07".repeat(32));
+        let reply = transport.send(Method::GET, &path, Bytes::new()).await.unwrap();
+        assert_eq!(reply.status, StatusCode::OK);
+        assert!(serde_json::from_slice::<TorrentsAnswer>(&reply.body).unwrap().info_hashes.is_empty());
     }
 }

@@ -6,6 +6,7 @@
 //! are views of resources: their metainfo, and which resource each of their files is, so that a file of two
 //! torrents is stored once (`torrents`).
 
+mod changes;
 mod chunks;
 mod owners;
 mod sources;
@@ -18,11 +19,13 @@ use parking_lot::{Mutex, RwLock};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
+pub use self::changes::Changed;
+use self::changes::Changes;
 pub use self::chunks::Refill;
 use self::owners::Owners;
 pub use self::sources::{Answer, Source};
+use self::torrents::Made;
 pub use self::torrents::Torrent;
 use crate::digest::Resource;
 use crate::meta::{Change, Table};
@@ -109,7 +112,7 @@ struct Inner {
     torrents: Cache<[u8; 20], Arc<Torrent>, Weigh>,
     refill: RwLock<Option<Arc<dyn Refill>>>,
     refills: tokio::sync::Semaphore,
-    changed: watch::Sender<u64>,
+    changes: Changes,
     /// Who wants what. Resources on record and in memory are changed by one thread at a time, which has
     /// this, and records are read into memory by it.
     owners: Mutex<Owners>,
@@ -135,11 +138,13 @@ impl Weighter<[u8; 20], Arc<Torrent>> for Weigh {
 
 impl Catalogue {
     /// The catalogue of a store. Blocks: it counts the records, and lets go of what holds that a crash
-    /// broke off have pinned ([`ONCE`]).
+    /// broke off have pinned ([`ONCE`]), and of torrents of nothing.
     pub fn open(store: Store) -> Result<Self, StoreError> {
         let (mut count, mut bytes, mut unread) = (0, 0, 0);
         let mut owners = Owners::default();
-        store.meta().scan(Table::Resources, b"", |_, value| {
+        let mut on_record: Vec<ChunkId> = Vec::new();
+        store.meta().scan(Table::Resources, b"", |key, value| {
+            on_record.extend(key.try_into().map(ChunkId));
             match postcard::from_bytes::<Held>(value) {
                 Ok(held) => {
                     count += 1;
@@ -163,12 +168,15 @@ impl Catalogue {
             torrents: Cache::with_weighter(1024, RECORDS, Weigh),
             refill: RwLock::new(None),
             refills: tokio::sync::Semaphore::new(REFILLS),
-            changed: watch::Sender::new(0),
+            changes: Changes::default(),
             owners: Mutex::new(owners),
             count: AtomicU64::new(count),
             bytes: AtomicU64::new(bytes),
         }));
         catalogue.settle();
+        if let Err(error) = catalogue.sweep_torrents(&on_record) {
+            log::warn!("torrents of what is not held stay on record: {error}");
+        }
         Ok(catalogue)
     }
 
@@ -180,11 +188,6 @@ impl Catalogue {
     /// Lets chunks that are gone be fetched again.
     pub fn refill_from(&self, refill: Arc<dyn Refill>) {
         *self.0.refill.write() = Some(refill);
-    }
-
-    /// Counts every change of what is held; for who reports it.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.0.changed.subscribe()
     }
 
     /// Resources on record, and their bytes.
@@ -234,7 +237,18 @@ impl Catalogue {
     /// it comes with joins those that it has. What else was pinned under that name is let go of, a part of
     /// another version as well as a resource of its own. One that was let go of while it came pins nothing.
     /// Blocks for the disk.
-    pub fn add(&self, mut held: Held) -> Result<Arc<Held>, CatalogueError> {
+    pub fn add(&self, held: Held) -> Result<Arc<Held>, CatalogueError> {
+        self.put_on_record(held, Vec::new())
+    }
+
+    /// As [`Catalogue::add`], with its torrents: hybrid, v1 and v2. Every node that holds it serves all
+    /// three, so that the tracker can name any of them. All of it is on record then, or nothing of it.
+    pub fn add_with_torrents(&self, held: Held) -> Result<Arc<Held>, CatalogueError> {
+        let torrents = Made::all_of(&held)?;
+        self.put_on_record(held, torrents)
+    }
+
+    fn put_on_record(&self, mut held: Held, mut torrents: Vec<Made>) -> Result<Arc<Held>, CatalogueError> {
         let id = held.id();
         let mut owners = self.0.owners.lock();
         if let Some(pin) = &held.pin
@@ -251,9 +265,14 @@ impl Catalogue {
                 return Err(CatalogueError::Clash(id));
             }
             if held.pin.is_none() && before.pin.is_some() {
+                let is_cut_otherwise = before.resource.chunk_length != held.resource.chunk_length;
                 held.resource = before.resource.clone();
                 held.generations = before.generations.clone();
                 held.pin = before.pin.clone();
+                // Pieces are as long as chunks.
+                if is_cut_otherwise && !torrents.is_empty() {
+                    torrents = Made::all_of(&held)?;
+                }
             }
         }
         let names_before = before.as_ref().map(|before| owners.of(before)).unwrap_or_default();
@@ -262,8 +281,12 @@ impl Catalogue {
         let value = postcard::to_stdvec(&held).map_err(|_| StoreError::Record)?;
         let mut changes = owners::changes(&id, &names_before, &names);
         changes.extend(self.source_of(&held)?);
+        let torrents = self.only_new(torrents, &mut changes)?;
         changes.push(Change::Put(Table::Resources, id.0.to_vec(), value));
         self.0.store.meta().write(&changes, true)?;
+        let mut changed = vec![Changed::Resource(id)];
+        changed.extend(torrents.iter().map(|torrent| Changed::Torrent(torrent.key)));
+        torrents.into_iter().for_each(|torrent| _ = self.remember(torrent));
         let held = Arc::new(held);
         self.0.held.insert(id, held.clone());
         let other = pin.as_ref().and_then(|pin| owners.pinned_by(pin)).filter(|other| *other != id);
@@ -274,7 +297,11 @@ impl Catalogue {
         }
         if let (Some(pin), Some(other)) = (&pin, other) {
             match self.part(&mut owners, &other, |name| name == pin) {
-                Ok(parted) => gone.extend(parted.into_iter().flat_map(|parted| parted.gone)),
+                Ok(Some(parted)) => {
+                    changed.extend(parted.changed(other));
+                    gone.extend(parted.gone);
+                }
+                Ok(None) => {}
                 Err(error) => log::warn!(resource:% = other; "it stays on record: {error}"),
             }
         }
@@ -285,7 +312,7 @@ impl Catalogue {
         if is_less || !gone.is_empty() {
             self.collect();
         }
-        self.0.changed.send_modify(|count| *count += 1);
+        self.0.changes.tell(changed);
         Ok(held)
     }
 }

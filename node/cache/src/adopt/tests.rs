@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use prometheus::Registry;
 use serde_json::json;
 use skerry_store::digest::Ingest;
-use skerry_store::{ChunkId, Store, StoreConfig};
+use skerry_store::{Store, StoreConfig};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
@@ -64,10 +64,13 @@ struct Edge {
 
 impl Edge {
     fn of(origin: &str, stale_if_error_seconds: u64) -> Self {
+        Self::with(json!({ "origin": origin, "stale_if_error_seconds": stale_if_error_seconds }))
+    }
+
+    fn with(site: serde_json::Value) -> Self {
         let (folder, registry) = (tempfile::tempdir().unwrap(), Registry::new());
         let config = StoreConfig { chunk_bytes: CHUNK as u32, reserve_bytes: 0, ..StoreConfig::default() };
         let store = Store::open(folder.path(), &config, &registry).unwrap();
-        let site = json!({ "origin": origin, "stale_if_error_seconds": stale_if_error_seconds });
         let cache = Cache::new(Parts {
             config: CacheConfig::default(),
             sites: BTreeMap::from([("default".to_owned(), serde_json::from_value(site).unwrap())]),
@@ -259,4 +262,36 @@ async fn what_is_held_stands_in_for_an_origin_that_fails_as_a_stored_response_wo
         let (got, _) = edge.get(request).await;
         assert_eq!(got.status() == StatusCode::OK, expected, "{answer:?}, {window}, {request:?}");
     }
+}
+
+#[tokio::test]
+async fn an_origin_that_says_nothing_is_waited_for_once() {
+    // It takes connections, and that is all.
+    let origin = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", origin.local_addr().unwrap());
+    let edge =
+        Edge::with(json!({ "origin": url, "stale_if_error_seconds": 3600, "response_timeout_seconds": 1 }));
+    edge.takes(Some(&[TAG]));
+    let began = Instant::now();
+    let (answer, bytes) = edge.get(&[]).await;
+    assert!(bytes == held() && status(&answer).ends_with("detail=held"), "{}", status(&answer));
+    let waited = began.elapsed();
+    assert!((900..1900).contains(&waited.as_millis()), "{waited:?}");
+}
+
+#[tokio::test]
+async fn the_body_of_what_stands_in_is_kept_as_long_as_it_cannot_be_evicted() {
+    let edge = Edge::cut_off(0);
+    let id = edge.takes(None);
+    let pinned = edge.catalogue.resource(&id).unwrap().unwrap();
+    let first = edge.cache.whole(&pinned).await.unwrap();
+    assert!(Arc::ptr_eq(&first, &edge.cache.whole(&pinned).await.unwrap()));
+    // A chunk was missed, and may be back.
+    first.extents.write().remove(0);
+    let second = edge.cache.whole(&pinned).await.unwrap();
+    assert!(second.is_complete() && !Arc::ptr_eq(&first, &second));
+    // Another record.
+    let loose = Arc::new(Held { pin: None, ..Held::clone(&pinned) });
+    let third = edge.cache.whole(&loose).await.unwrap();
+    assert!(!Arc::ptr_eq(&second, &third) && !Arc::ptr_eq(&third, &edge.cache.whole(&loose).await.unwrap()));
 }

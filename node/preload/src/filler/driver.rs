@@ -150,7 +150,7 @@ impl Driver {
                 Action::Hold(item) => self.hold(&item),
                 // What stops it is taken: whatever became of it, it is told once.
                 Action::Stop(source) => drop(self.stops.remove(&source)),
-                Action::Release { item, resource, bytes } => self.release(&item, resource, bytes),
+                Action::Release { item, bytes } => self.release(&item, bytes),
             }
         }
     }
@@ -173,9 +173,8 @@ impl Driver {
         self.jobs.insert(task.id(), Job::Hold(source));
     }
 
-    fn release(&mut self, item: &Item, resource: Option<ChunkId>, bytes: u64) {
-        let holder = &self.inner.parts.holder;
-        let released = resource.map_or_else(|| holder.abandon(item), |resource| holder.release(resource));
+    fn release(&mut self, item: &Item, bytes: u64) {
+        let released = self.inner.parts.holder.release(item);
         let source = item.source();
         let about = source.clone();
         let task = self.tasks.spawn(async move { Event::Released(about, bytes, released.await) });

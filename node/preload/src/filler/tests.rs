@@ -85,12 +85,8 @@ impl Holder for Handed {
         })
     }
 
-    fn release(&self, resource: ChunkId) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.0.held.lock().retain(|_, held| held.resource != resource);
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn abandon(&self, item: &Item) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn release(&self, item: &Item) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.0.held.lock().remove(&item.source());
         self.0.partly.lock().remove(&item.source());
         Box::pin(std::future::ready(Ok(())))
     }

@@ -44,8 +44,7 @@ fn words(actions: &[Action]) -> Vec<String> {
     let word = |action: &Action| match action {
         Action::Hold(item) => format!("hold {}", item.path),
         Action::Stop(source) => format!("stop {}", source.target),
-        Action::Release { item, resource: Some(_), .. } => format!("release {}", item.path),
-        Action::Release { item, resource: None, .. } => format!("abandon {}", item.path),
+        Action::Release { item, .. } => format!("release {}", item.path),
     };
     actions.iter().map(word).collect()
 }
@@ -174,7 +173,7 @@ fn half_of_what_left_the_list_goes_before_the_whole() {
     list(&mut plan, &[("/c", 90)], NOW);
     assert_eq!(next(&mut plan, NOW), ["stop /b"]);
     plan.done(&source("/b"), Err(HoldFailure::Stopped), NOW);
-    assert_eq!(next(&mut plan, NOW), ["abandon /b"]);
+    assert_eq!(next(&mut plan, NOW), ["release /b"]);
     // It could not be let go of, so the other one is.
     plan.released(&source("/b"), false, NOW);
     assert_eq!(next(&mut plan, NOW), ["release /a"]);

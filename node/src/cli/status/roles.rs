@@ -38,10 +38,16 @@ fn fleet(registry: &Value) -> Option<String> {
             Some(format!("fleet      control node of {} nodes; in {region}", whole(&registry["nodes"])))
         }
         "member" => {
-            let reached = registry["membership"]["reachable"].as_bool().unwrap_or(false);
-            let word = if reached { "answers" } else { "DOES NOT ANSWER: reports wait" };
+            let membership = &registry["membership"];
+            let reached = membership["reachable"].as_bool().unwrap_or(false);
+            let words = match membership["refused"].as_str() {
+                Some(refusal) => format!("REFUSES THIS NODE: {refusal}"),
+                None if reached => "answers".to_owned(),
+                None => "DOES NOT ANSWER: reports wait".to_owned(),
+            };
             let control = registry["control_url"].as_str().unwrap_or("?");
-            Some(format!("fleet      in {region}; {} {word}", super::cut(control, 50)))
+            let line = format!("fleet      in {region}; {} {words}", super::cut(control, 50));
+            Some(super::cut(&line, 118))
         }
         _ => None,
     }
@@ -96,6 +102,26 @@ mod tests {
             "preload    3 of 4 held; 1.0 MiB to come in about 1 min 30 s; 1 failing; regret: 2.0 MiB unasked, 6 missed",
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn what_the_control_node_says_is_shown() {
+        let line = |membership: Value| {
+            fleet(&json!({ "part": "member", "control_url": "https://control", "membership": membership }))
+                .unwrap()
+        };
+        for (membership, words) in [
+            (json!({ "reachable": true, "refused": null }), "answers"),
+            (json!({ "reachable": false, "refused": null }), "DOES NOT ANSWER: reports wait"),
+            (
+                json!({ "reachable": false, "refused": "409 Conflict: another machine has this id" }),
+                "REFUSES THIS NODE: 409 Conflict: another machine has this id",
+            ),
+        ] {
+            assert_eq!(line(membership), format!("fleet      in no region; https://control {words}"));
+        }
+        let long = line(json!({ "refused": "x".repeat(1000) }));
+        assert!(long.chars().count() <= 118, "{long}");
     }
 
     #[test]

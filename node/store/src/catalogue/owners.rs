@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Catalogue, Held, ONCE};
+use super::{Catalogue, Changed, Held, ONCE};
 use crate::meta::{Change, Table};
 use crate::{ChunkId, Store, StoreError};
 
@@ -29,6 +29,15 @@ pub(super) struct Parted {
     /// Names whose chunks can be let go of.
     pub(super) gone: Vec<String>,
     left: Vec<String>,
+    /// Info-hashes of the torrents that went with it.
+    torrents: Vec<[u8; 20]>,
+}
+
+impl Parted {
+    /// What has changed with resource `id`.
+    pub(super) fn changed(&self, id: ChunkId) -> impl Iterator<Item = Changed> {
+        std::iter::once(Changed::Resource(id)).chain(self.torrents.iter().copied().map(Changed::Torrent))
+    }
 }
 
 impl Owners {
@@ -125,15 +134,28 @@ impl Catalogue {
         whose: impl Fn(&str) -> bool,
     ) -> Result<Option<Vec<String>>, StoreError> {
         let mut owners = self.0.owners.lock();
-        let parted = self.part(&mut owners, id, whose)?;
-        let Some(Parted { gone, left }) = parted else { return Ok(None) };
-        gone.iter().for_each(|name| self.let_go(name));
+        let Some(parted) = self.part(&mut owners, id, whose)? else { return Ok(None) };
+        parted.gone.iter().for_each(|name| self.let_go(name));
         drop(owners);
-        if !gone.is_empty() {
+        if !parted.gone.is_empty() {
             self.collect();
         }
-        self.0.changed.send_modify(|count| *count += 1);
-        Ok(Some(left))
+        self.0.changes.tell(parted.changed(*id));
+        Ok(Some(parted.left))
+    }
+
+    /// Lets go of what has come under a name and is of no resource on record. What the name pins of one that
+    /// is stays. Blocks.
+    pub fn abandon(&self, name: &str) -> Result<(), StoreError> {
+        let owners = self.0.owners.lock();
+        let held = owners.pinned_by(name).map(|id| self.load(&id)).transpose()?.flatten();
+        match held {
+            Some(held) => _ = self.keep_only(name, &held),
+            None => self.0.store.inner().unpin_parts(name)?,
+        }
+        drop(owners);
+        self.collect();
+        Ok(())
     }
 
     /// Takes a resource off the record, whoever wants it; false when it is not known. Blocks.
@@ -153,18 +175,20 @@ impl Catalogue {
         let (mut gone, left): (Vec<String>, Vec<String>) =
             before.iter().cloned().partition(|name| whose(name));
         if gone.is_empty() && !left.is_empty() {
-            return Ok(Some(Parted { gone, left }));
+            return Ok(Some(Parted { gone, left, torrents: Vec::new() }));
         }
         let meta = self.0.store.meta();
         let mut changes = changes(id, &before, &left);
+        let mut torrents = Vec::new();
         if left.is_empty() {
-            let (torrents, hashes) = self.left_empty(id)?;
+            let (removed, hashes) = self.left_empty(id)?;
             changes.push(Change::Delete(Table::Resources, id.0.to_vec()));
-            changes.extend(torrents);
+            changes.extend(removed);
             changes.extend(self.source_gone(&held)?);
             meta.write(&changes, true)?;
             self.0.held.remove(id);
             self.forget_torrents(&hashes);
+            torrents = hashes;
             self.0.count.fetch_sub(1, Relaxed);
             self.0.bytes.fetch_sub(held.resource.length, Relaxed);
         } else if held.pin.as_ref() != left.first() {
@@ -179,7 +203,7 @@ impl Catalogue {
         owners.set(*id, &before, &left);
         // A name that has become another resource's is that one's to let go of.
         gone.retain(|name| owners.pinned_by(name).is_none());
-        Ok(Some(Parted { gone, left }))
+        Ok(Some(Parted { gone, left, torrents }))
     }
 
     /// Of two resources that are on record under one name the older goes, as it does when the newer comes: a

@@ -1,4 +1,4 @@
-//! Resources on record: replaced, removed, broken off, fetched again; their owners, sources and torrents.
+//! Resources on record: replaced, removed, broken off, fetched again; their owners and sources.
 
 use std::path::Path;
 
@@ -6,11 +6,12 @@ use bytes::Bytes;
 use http::HeaderMap;
 use prometheus::Registry;
 use skerry_core::role::BoxFuture;
-use skerry_wire::metainfo::{Builder, FileHash, Hashes, Kind, NewFile};
 
 use super::*;
 use crate::StoreConfig;
 use crate::digest::Ingest;
+
+mod torrents;
 
 const CHUNK: usize = 1 << 18;
 
@@ -213,66 +214,24 @@ fn a_name_that_was_let_go_of_meanwhile_pins_nothing() {
 }
 
 #[test]
-fn a_torrent_of_an_older_version_goes_with_its_resource_once_that_is_held_again() {
+fn what_came_under_a_name_goes_and_the_resource_that_it_pins_stays() {
     let folder = tempfile::tempdir().unwrap();
     let store = store(folder.path());
     let catalogue = Catalogue::open(store.clone()).unwrap();
-    let film = catalogue.add(held(&store, &content(), None)).unwrap();
-    let torrent = || catalogue.add_torrent_of(&film, Kind::V2).unwrap();
-    torrent();
-    let mut keys = Vec::new();
-    let collect = |key: &[u8], _: &[u8]| {
-        keys.push(key.to_vec());
-        true
-    };
-    store.meta().scan(Table::TorrentsOf, b"", collect).unwrap();
-    assert_eq!(keys.len(), 1);
-    store.meta().delete(Table::TorrentsOf, &keys[0]).unwrap();
-    torrent();
-    assert!(catalogue.remove(&film.id()).unwrap());
-    assert!(catalogue.torrents(b"", 10).unwrap().is_empty());
-}
+    let bytes = content();
+    let part: Bytes = bytes.slice(..CHUNK).iter().map(|byte| !byte).collect::<Vec<_>>().into();
+    let begin = |index| store.pin_part_blocking("a", index, ChunkId::of(&part), &part).unwrap();
+    store.open_parts_blocking("a").unwrap();
+    begin(0);
+    catalogue.abandon("a").unwrap();
+    assert_eq!(pinned(&store), 0);
 
-#[test]
-fn torrents_go_with_the_last_of_their_files() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = store(folder.path());
-    let catalogue = Catalogue::open(store.clone()).unwrap();
-    let one = content();
-    let two: Bytes = one.iter().rev().copied().collect::<Vec<_>>().into();
-    let files = [&one, &two].map(|bytes| catalogue.add(held(&store, bytes, None)).unwrap());
-    for kind in [Kind::Hybrid, Kind::V1, Kind::V2] {
-        files.iter().for_each(|held| _ = catalogue.add_torrent_of(held, kind).unwrap());
-    }
-    let hash = |held: &Arc<Held>| {
-        let pieces = held.resource.chunks.iter().map(|chunk| chunk.0).collect();
-        FileHash::of_pieces(pieces, held.resource.length, CHUNK as u32)
-    };
-    let named = |name: &str| NewFile { path: vec![name.to_owned()], length: one.len() as u64 };
-    let package = Builder::new(Kind::V2, "package", CHUNK as u32, vec![named("1"), named("2")])
-        .build(&Hashes { pieces: Vec::new(), files: files.iter().map(hash).collect() })
-        .unwrap();
-    let ids = files.iter().map(|held| Some(held.id())).collect();
-    let package = catalogue.add_torrent(&package.to_bytes(), ids).unwrap();
-    let package = package.metainfo.info().hashes().next().unwrap().wire();
-    assert_eq!(catalogue.torrents(b"", 100).unwrap().len(), 7);
-
-    assert!(catalogue.remove(&files[0].id()).unwrap());
-    assert_eq!(catalogue.torrents(b"", 100).unwrap().len(), 4);
-    assert!(catalogue.torrent(&package).unwrap().is_some(), "one of its files is held");
-    // One that an operator takes off leaves nothing behind.
-    let hybrid = catalogue.add_torrent_of(&files[1], Kind::Hybrid).unwrap();
-    for hash in hybrid.metainfo.info().hashes() {
-        let keyed = skerry_wire::mse::req2(&hash.wire());
-        assert_eq!(catalogue.behind(&keyed).unwrap(), Some(hash.wire()));
-    }
-    assert!(catalogue.remove_torrent(&hybrid.metainfo.info().hashes().next().unwrap().wire()).unwrap());
-    assert!(catalogue.remove(&files[1].id()).unwrap());
-    assert!(catalogue.torrents(b"", 100).unwrap().is_empty());
-    assert!(catalogue.torrent(&package).unwrap().is_none());
-    for table in [Table::InfoHashes, Table::TorrentsOf] {
-        store.meta().scan(table, b"", |key, _| panic!("{table:?} has {key:?} still")).unwrap();
-    }
+    let film = catalogue.add(held(&store, &bytes, Some("a"))).unwrap();
+    begin(0);
+    begin(1);
+    assert_eq!(pinned(&store), (bytes.len() + CHUNK) as u64);
+    catalogue.abandon("a").unwrap();
+    assert_eq!((pinned(&store), catalogue.pinned_by("a")), (bytes.len() as u64, Some(film.id())));
 }
 
 #[test]

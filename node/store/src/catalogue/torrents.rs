@@ -1,12 +1,13 @@
 //! Torrents on record: metainfo over resources that are.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use skerry_wire::Sha1Hash;
 use skerry_wire::metainfo::{Builder, FileHash, Hashes, Kind, Metainfo, NewFile};
 
-use super::{Catalogue, CatalogueError, Held};
+use super::{Catalogue, CatalogueError, Changed, Held};
 use crate::meta::{Change, Table};
 use crate::{ChunkId, StoreError};
 
@@ -25,6 +26,43 @@ struct TorrentRecord {
     files: Vec<Option<ChunkId>>,
 }
 
+/// A torrent that is to be put on record.
+pub(super) struct Made {
+    /// Its first info-hash, which it stands under.
+    pub(super) key: [u8; 20],
+    torrent: Torrent,
+    /// All its info-hashes, each with its keyed form's key.
+    names: Vec<([u8; 20], Vec<u8>)>,
+    /// What puts it on record.
+    changes: Vec<Change>,
+}
+
+impl Made {
+    /// The torrents that a resource has on every node, with its chunks as their pieces.
+    pub(super) fn all_of(held: &Held) -> Result<Vec<Self>, CatalogueError> {
+        let of = |kind| {
+            let metainfo = torrent_of(held, kind)?;
+            Self::new(metainfo.to_bytes(), metainfo, vec![Some(held.id())])
+        };
+        [Kind::Hybrid, Kind::V1, Kind::V2].into_iter().map(of).collect()
+    }
+
+    /// Of `bytes`, which say `metainfo`.
+    fn new(bytes: Vec<u8>, metainfo: Metainfo, files: Vec<Option<ChunkId>>) -> Result<Self, CatalogueError> {
+        let names = names(&metainfo);
+        let key = names.first().map(|(first, _)| *first).ok_or(CatalogueError::NoHash)?;
+        let record = TorrentRecord { metainfo: bytes, files };
+        let value = postcard::to_stdvec(&record).map_err(|_| StoreError::Record)?;
+        let mut changes = vec![Change::Put(Table::Torrents, key.to_vec(), value)];
+        for (hash, keyed) in &names {
+            changes.push(Change::Put(Table::InfoHashes, hash.to_vec(), key.to_vec()));
+            changes.push(Change::Put(Table::InfoHashes, keyed.clone(), hash.to_vec()));
+        }
+        changes.extend(of_files(&record.files, &key));
+        Ok(Self { key, torrent: Torrent { metainfo, files: record.files }, names, changes })
+    }
+}
+
 impl Catalogue {
     /// Puts a torrent on record whose files are `files`, by their resources. Blocks for the disk.
     pub fn add_torrent(
@@ -32,26 +70,7 @@ impl Catalogue {
         metainfo: &[u8],
         files: Vec<Option<ChunkId>>,
     ) -> Result<Arc<Torrent>, CatalogueError> {
-        let parsed = Metainfo::parse(metainfo)?;
-        let names = names(&parsed);
-        let Some((first, _)) = names.first() else { return Err(CatalogueError::NoHash) };
-        let key = first.to_vec();
-        let record = TorrentRecord { metainfo: metainfo.to_vec(), files };
-        let value = postcard::to_stdvec(&record).map_err(|_| StoreError::Record)?;
-        let mut changes = vec![Change::Put(Table::Torrents, key.clone(), value)];
-        for (hash, keyed) in &names {
-            changes.push(Change::Put(Table::InfoHashes, hash.to_vec(), key.clone()));
-            changes.push(Change::Put(Table::InfoHashes, keyed.to_vec(), hash.to_vec()));
-        }
-        let of_files = record.files.iter().flatten().map(|file| file_key(file, &key));
-        changes.extend(of_files.map(|key| Change::Put(Table::TorrentsOf, key, Vec::new())));
-        self.0.store.meta().write(&changes, true)?;
-        let torrent = Arc::new(Torrent { metainfo: parsed, files: record.files });
-        for (hash, _) in names {
-            self.0.torrents.insert(hash, torrent.clone());
-        }
-        self.0.changed.send_modify(|count| *count += 1);
-        Ok(torrent)
+        self.put_torrent(Made::new(metainfo.to_vec(), Metainfo::parse(metainfo)?, files)?)
     }
 
     /// The torrent of one resource, with the resource's chunks as its pieces: the same info-hashes on
@@ -68,7 +87,43 @@ impl Catalogue {
             }
             return Ok(torrent);
         }
-        self.add_torrent(&metainfo.to_bytes(), vec![Some(held.id())])
+        self.put_torrent(Made::new(metainfo.to_bytes(), metainfo, vec![Some(held.id())])?)
+    }
+
+    fn put_torrent(&self, made: Made) -> Result<Arc<Torrent>, CatalogueError> {
+        self.0.store.meta().write(&made.changes, true)?;
+        let key = made.key;
+        let torrent = self.remember(made);
+        self.0.changes.tell([Changed::Torrent(key)]);
+        Ok(torrent)
+    }
+
+    /// The torrents that are not on record. What puts them there goes to `changes`, and whose the others are,
+    /// which older versions did not put down.
+    pub(super) fn only_new(
+        &self,
+        torrents: Vec<Made>,
+        changes: &mut Vec<Change>,
+    ) -> Result<Vec<Made>, StoreError> {
+        let mut new = Vec::new();
+        for mut made in torrents {
+            if self.torrent(&made.key)?.is_some() {
+                changes.extend(of_files(&made.torrent.files, &made.key));
+            } else {
+                changes.append(&mut made.changes);
+                new.push(made);
+            }
+        }
+        Ok(new)
+    }
+
+    /// Takes a torrent into memory that is on record.
+    pub(super) fn remember(&self, made: Made) -> Arc<Torrent> {
+        let torrent = Arc::new(made.torrent);
+        for (hash, _) in made.names {
+            self.0.torrents.insert(hash, torrent.clone());
+        }
+        torrent
     }
 
     /// A torrent by an info-hash as it stands in a handshake (BEP 3; the first 20 bytes of a v2 one,
@@ -99,7 +154,7 @@ impl Catalogue {
         let (changes, hashes) = removal(&torrent.metainfo, &torrent.files);
         self.0.store.meta().write(&changes, true)?;
         self.forget_torrents(&hashes);
-        self.0.changed.send_modify(|count| *count += 1);
+        self.0.changes.tell(hashes.into_iter().map(Changed::Torrent));
         Ok(true)
     }
 
@@ -139,6 +194,34 @@ impl Catalogue {
             }
         }
         Ok((changes, hashes))
+    }
+
+    /// Takes torrents off the record of which no file is on it, as versions before this one left them where
+    /// their resource could not be added: `on_record` are the resources that are, in order. Blocks.
+    pub(super) fn sweep_torrents(&self, on_record: &[ChunkId]) -> Result<(), StoreError> {
+        let meta = self.0.store.meta();
+        let is_on_record = |id: &ChunkId| on_record.binary_search(id).is_ok();
+        let mut keys = BTreeSet::new();
+        meta.scan(Table::TorrentsOf, b"", |key, _| {
+            if let Some((id, torrent)) = key.split_first_chunk()
+                && !is_on_record(&ChunkId(*id))
+            {
+                keys.insert(torrent.to_vec());
+            }
+            true
+        })?;
+        for key in keys {
+            let value = meta.get(Table::Torrents, &key)?;
+            let record = value.and_then(|value| postcard::from_bytes::<TorrentRecord>(&value).ok());
+            let orphan = record.filter(|record| !record.files.iter().flatten().any(is_on_record));
+            let Some(TorrentRecord { metainfo, files }) = orphan else { continue };
+            let Ok(metainfo) = Metainfo::parse(&metainfo) else { continue };
+            let (changes, hashes) = removal(&metainfo, &files);
+            meta.write(&changes, false)?;
+            self.forget_torrents(&hashes);
+            log::info!(torrent = metainfo.info().name(); "it goes: nothing of it is held");
+        }
+        Ok(())
     }
 
     fn is_any_on_record<'a>(&self, mut ids: impl Iterator<Item = &'a ChunkId>) -> Result<bool, StoreError> {
@@ -187,6 +270,12 @@ fn keyed_key(keyed: &[u8; 20]) -> Vec<u8> {
 /// A torrent stands under each of its resources.
 fn file_key(file: &ChunkId, torrent: &[u8]) -> Vec<u8> {
     [&file.0[..], torrent].concat()
+}
+
+/// What puts it there.
+fn of_files(files: &[Option<ChunkId>], torrent: &[u8]) -> impl Iterator<Item = Change> {
+    let put = move |file| Change::Put(Table::TorrentsOf, file_key(file, torrent), Vec::new());
+    files.iter().flatten().map(put)
 }
 
 /// What takes a torrent off the record, and its info-hashes.
