@@ -8,7 +8,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use skerry_registry::prefix::Prefix;
 
 /// Hops that are looked at, from the last.
@@ -34,8 +34,9 @@ impl Trusted {
         let mut client = peer.to_canonical();
         let forwarded = headers.contains_key("forwarded");
         let name = if forwarded { "forwarded" } else { "x-forwarded-for" };
-        let values = headers.get_all(name).iter().rev().map_while(|value| value.to_str().ok());
-        let hops = values.flat_map(|value| split(value, b',').into_iter().rev());
+        let values = headers.get_all(name).iter().rev();
+        let values = values.map_while(|value| if forwarded { elements(value) } else { Some(entries(value)) });
+        let hops = values.flat_map(|hops| hops.into_iter().rev());
         for hop in hops.take(MOST_HOPS) {
             if !self.has(client) {
                 break;
@@ -48,13 +49,27 @@ impl Trusted {
     }
 }
 
-/// Parts between separators that stand in no quotes.
-fn split(text: &str, separator: u8) -> Vec<&str> {
+/// Hops of a value of `Forwarded`; `None` when it cannot be read.
+fn elements(value: &HeaderValue) -> Option<Vec<&str>> {
+    split(value.to_str().ok()?, b',')
+}
+
+/// Hops of a value of `X-Forwarded-For`, in which quotes mean nothing. One that is no text is empty: a client
+/// may have written it before what its proxy adds.
+fn entries(value: &HeaderValue) -> Vec<&str> {
+    let hops = value.as_bytes().split(|byte| *byte == b',');
+    hops.map(|hop| str::from_utf8(hop).unwrap_or_default()).collect()
+}
+
+/// Parts between separators that stand in no quotes. `None` when quotes stay open, or there is a backslash
+/// outside of them: a client may have opened quotes so that what its proxy adds is a part of its own words.
+fn split(text: &str, separator: u8) -> Option<Vec<&str>> {
     let (mut parts, mut from, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
     for (at, byte) in text.bytes().enumerate() {
         match byte {
             _ if escaped => escaped = false,
             b'\\' if quoted => escaped = true,
+            b'\\' => return None,
             b'"' => quoted = !quoted,
             _ if byte == separator && !quoted => {
                 // A separator is one byte of ASCII, so both sides are whole characters.
@@ -65,12 +80,12 @@ fn split(text: &str, separator: u8) -> Vec<&str> {
         }
     }
     parts.push(&text[from..]);
-    parts
+    (!quoted).then_some(parts)
 }
 
 /// The address of an element's `for` (RFC 7239 §4, §5.2, §6).
 fn forwarded_for(element: &str) -> Option<IpAddr> {
-    let pairs = split(element, b';');
+    let pairs = split(element, b';')?;
     let mut pairs = pairs.iter().filter_map(|pair| pair.split_once('='));
     let (_, node) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
     address(node.trim().trim_matches('"'))
@@ -90,7 +105,7 @@ fn address(node: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderName;
 
     use super::*;
 
@@ -98,7 +113,7 @@ mod tests {
         let trusted = ["10.0.0.0/8", "2001:db8::/32"].map(|prefix| prefix.parse().unwrap());
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+            map.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         Trusted::new(trusted.into()).client(peer.parse().unwrap(), &map).to_string()
     }
@@ -151,6 +166,22 @@ mod tests {
             ("by=10.0.0.2; for = 192.0.2.1", "192.0.2.1"),
         ] {
             assert_eq!(client("10.0.0.1", &[("forwarded", form)]), address, "{form}");
+        }
+    }
+
+    #[test]
+    fn a_client_cannot_hide_what_its_proxy_adds_to_the_same_line() {
+        for client_wrote in ["192.0.2.66, \"", "192.0.2.66, \"\\", "192.0.2.66, é"] {
+            let value = format!("{client_wrote}, 192.0.2.1");
+            assert_eq!(client("10.0.0.1", &[("x-forwarded-for", &value)]), "192.0.2.1", "{value}");
+        }
+        // Here quotes are read, and nobody knows what was meant.
+        for client_wrote in ["for=192.0.2.66;by=\"", "for=192.0.2.66;by=\"\\", "for=192.0.2.66;é"] {
+            for proxy_wrote in ["for=192.0.2.1", "for=\"[2001:db9::1]:80\"", "for=192.0.2.1;host=\"a\\\"b\""]
+            {
+                let value = format!("{client_wrote}, {proxy_wrote}");
+                assert_eq!(client("10.0.0.1", &[("forwarded", &value)]), "10.0.0.1", "{value}");
+            }
         }
     }
 
