@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use skerry_appliance::config::{BoxConfig, INTERFACES_SAMPLE, NetworkConfig, UpdateConfig};
+use skerry_appliance::toml::{self, Wrong};
 use skerry_cache::{CacheConfig, SiteConfig};
 use skerry_core::Error;
 use skerry_core::config::{self, AdminConfig, LogConfig, NodeConfig, PublicConfig};
@@ -66,11 +67,18 @@ pub struct Config {
 
 /// Reads and checks a file. Errors name the file, the line and the key.
 pub fn load(path: &Path) -> Result<Config, Error> {
-    let (config, text) = config::load::<Config>(path)?;
-    config.check().map_err(|(key, reason)| {
-        let wrong = skerry_appliance::toml::wrong(&text, path, &key, &reason);
-        Error::Config { path: path.to_path_buf(), line: wrong.line, message: wrong.words }
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Error::ReadConfig { path: path.to_owned(), source })?;
+    parse(&text, path).map_err(|Wrong { file, line, words, .. }| Error::Config {
+        path: file,
+        line,
+        message: words,
+    })
+}
+
+fn parse(text: &str, path: &Path) -> Result<Config, Wrong> {
+    let config: Config = toml::parse(text, path)?;
+    config.check().map_err(|(key, reason)| toml::wrong(text, path, &key, &reason))?;
     Ok(config)
 }
 
@@ -116,7 +124,8 @@ pub fn default_text() -> String {
 
 /// The site of the printed defaults: somewhere to write the real origin.
 fn sample_site() -> SiteConfig {
-    toml::from_str("origin = \"http://127.0.0.1:9000\"").expect("a site needs an origin and nothing else")
+    let text = "origin = \"http://127.0.0.1:9000\"";
+    toml::parse(text, Path::new("")).expect("a site needs an origin and nothing else")
 }
 
 impl Config {
@@ -233,10 +242,28 @@ mod tests {
 
     #[test]
     fn the_printed_defaults_are_the_defaults_and_are_right() {
-        let parsed: Config = config::parse(&default_text(), Path::new("default")).unwrap();
-        assert_eq!(parsed.check(), Ok(()));
+        let parsed = parse(&default_text(), Path::new("default")).unwrap();
         let sites = BTreeMap::from([("default".to_owned(), sample_site())]);
         assert_eq!(parsed, Config { sites, ..Config::default() });
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_line_and_nearest() {
+        let text = "[node]\nname = \"a\"\n\n[public]\nlissten = []\n";
+        let error = refusal(text);
+        assert!(
+            error.ends_with(":5: unknown key `public.lissten`; the nearest known key is `listen`"),
+            "{error}"
+        );
+        let link = "[[registry.links]]\nname = \"a\"\nurl = \"http://a\"\n";
+        let error = refusal(&format!("{link}{}", link.replace("url", "ulr")));
+        assert!(error.contains(":6: unknown key `registry.links[1].ulr`"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_type_is_named_with_its_line() {
+        let error = refusal("[node]\nworkers = \"two\"\n");
+        assert!(error.contains(":2: `node.workers`: "), "{error}");
     }
 
     #[test]

@@ -1,14 +1,11 @@
-//! Configuration primitives: strict TOML with errors that name file, line, key and the nearest
-//! known key, and a commented default file printed from the structs' own doc comments.
+//! The tables that every role leans on, and a commented default file printed from the structs' own doc
+//! comments. How a file is read, and what is said of one that is wrong, is `skerry_appliance::toml`'s.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use documented::DocumentedFields;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-
-use crate::Error;
 
 /// `[node]`: the box as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
@@ -159,23 +156,6 @@ impl AdminConfig {
     }
 }
 
-/// Reads and parses a file; unknown keys are errors that name the nearest known key.
-pub fn load<T: DeserializeOwned>(path: &Path) -> Result<(T, String), Error> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| Error::ReadConfig { path: path.to_owned(), source })?;
-    let value = parse(&text, path)?;
-    Ok((value, text))
-}
-
-/// Parses a configuration text; `path` only names it in errors.
-pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
-    toml::from_str(text).map_err(|error| {
-        let offset = error.span().map_or(0, |span| span.start).min(text.len());
-        let line = text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count() + 1;
-        Error::Config { path: path.to_owned(), line, message: explain(error.message(), text, line) }
-    })
-}
-
 /// A table as a commented TOML fragment: every key with its doc comment and default.
 pub fn commented<T: Serialize + DocumentedFields>(table: &str, value: &T) -> String {
     let body = toml::to_string(value).unwrap_or_default();
@@ -196,65 +176,20 @@ pub fn commented<T: Serialize + DocumentedFields>(table: &str, value: &T) -> Str
     out
 }
 
-/// serde's words for an unknown key, in ours: the whole key and the nearest known one.
-fn explain(message: &str, text: &str, line: usize) -> String {
-    let table = text.lines().take(line).filter_map(table_header).last().unwrap_or_default();
-    let whole = |key: &str| {
-        if table.is_empty() || table == key { key.to_owned() } else { format!("{table}.{key}") }
-    };
-    let Some(rest) = message.strip_prefix("unknown field ") else {
-        // serde and toml tell what they found and not where; the key stands on the same line.
-        let message = message.replace('\n', ", ");
-        let key = text.lines().nth(line - 1).and_then(|line| line.split_once('='));
-        return match key {
-            Some((key, _)) => format!("`{}`: {message}", whole(key.trim())),
-            None => message,
-        };
-    };
-    let mut words = rest.split('`').skip(1).step_by(2);
-    let unknown = words.next().unwrap_or_default();
-    let nearest =
-        words.map(|known| (strsim::jaro_winkler(unknown, known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((_, known)) => format!("unknown key `{}`; the nearest known key is `{known}`", whole(unknown)),
-        None => format!("unknown key `{}`", whole(unknown)),
-    }
-}
-
-fn table_header(line: &str) -> Option<String> {
-    let header = line.trim().strip_prefix('[')?;
-    Some(header.split(']').next()?.trim_matches('[').replace('"', ""))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[derive(Debug, Default, Serialize, Deserialize)]
-    #[serde(default, deny_unknown_fields)]
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
     struct Whole {
-        node: NodeConfig,
         public: PublicConfig,
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_line_and_nearest() {
-        let text = "[node]\nname = \"a\"\n\n[public]\nlissten = []\n";
-        let error = parse::<Whole>(text, Path::new("x.toml")).unwrap_err().to_string();
-        assert_eq!(error, "x.toml:5: unknown key `public.lissten`; the nearest known key is `listen`");
-    }
-
-    #[test]
-    fn a_wrong_type_is_named_with_its_line() {
-        let error =
-            parse::<Whole>("[node]\nworkers = \"two\"\n", Path::new("x.toml")).unwrap_err().to_string();
-        assert!(error.starts_with("x.toml:2: "), "{error}");
     }
 
     #[test]
     fn printed_defaults_round_trip_and_comment_every_key() {
         let text = commented("public", &PublicConfig::default());
-        let parsed: Whole = parse(&text, Path::new("default")).unwrap();
+        let parsed: Whole = toml::from_str(&text).unwrap();
         assert_eq!(parsed.public, PublicConfig::default());
         for field in PublicConfig::FIELD_NAMES {
             assert!(text.contains(&format!("\n{field} = ")), "{field} is missing");
