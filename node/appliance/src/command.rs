@@ -12,7 +12,8 @@ use skerry_appliance::layout::Layout;
 use skerry_appliance::provision::{self, Enrolled};
 use skerry_appliance::status::{self, Wrong};
 use skerry_appliance::{
-    efi, firewall, generated, health, machine_id, network, process, rollback, screen, sockets, update,
+    debug, efi, firewall, generated, health, machine_id, network, process, rollback, screen, sockets, trial,
+    update,
 };
 
 /// Between two looks for a stick that the kernel may still be finding.
@@ -37,14 +38,20 @@ pub(crate) enum Command {
     Sockets,
     /// Give the system below /sysroot the machine id of this box; in the initrd
     MachineId(MachineId),
+    /// Note whether the version that boots is on trial; in the initrd
+    Trial,
     /// Wait until the node is well; fails when it does not become so
     Health(Health),
-    /// Go back to the version before, if this boot is on trial
+    /// Keep the version that runs; one that is on trial only when its boot is complete
+    Keep,
+    /// Go back to the version before, if this one is on trial
     Rollback(Rollback),
     /// Show how the box is on standard output, for ever
     Screen(Screen),
     /// Install a new version, and reboot into it
     Update(Update),
+    /// Merge the debug extension of a stick, until the time that the configuration says
+    Debug,
     /// Erase all data and the configuration, and reboot
     FactoryReset(FactoryReset),
 }
@@ -59,12 +66,15 @@ impl Command {
             Self::Firewall(firewall) => firewall.execute(layout),
             Self::Sockets => sockets(layout),
             Self::MachineId(id) => id.execute(),
+            Self::Trial => begin(layout),
             Self::Health(health) => health.execute(layout),
+            Self::Keep => keep(layout),
             Self::Rollback(rollback) => rollback.execute(layout),
             Self::Screen(screen) => {
                 screen::run(layout, screen.serial, io::stdout().lock()).map_err(|error| error.to_string())
             }
             Self::Update(update) => update.execute(layout),
+            Self::Debug => debug::run(layout, clock),
             Self::FactoryReset(asked) if asked.yes => reset(layout),
             Self::FactoryReset(_) => Err("all data and the configuration would be lost: add --yes".into()),
         }
@@ -93,13 +103,7 @@ impl Provision {
 }
 
 fn look(layout: &Layout) -> Result<provision::Outcome, String> {
-    provision::provision(layout, credentials().as_deref())
-        .map_err(|error| format!("cannot provision: {error}"))
-}
-
-/// The folder of the credentials that systemd gives this service.
-fn credentials() -> Option<PathBuf> {
-    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+    provision::provision(layout, layout.credentials()).map_err(|error| format!("cannot provision: {error}"))
 }
 
 fn told(layout: &Layout, outcome: &provision::Outcome) -> Result<(), String> {
@@ -133,7 +137,7 @@ impl Enrol {
             if taken || outcome == provision::Outcome::Reset {
                 told(layout, &outcome)?;
             }
-            let enrolled = provision::enrol(layout, credentials().as_deref());
+            let enrolled = provision::enrol(layout, layout.credentials());
             let enrolled = enrolled.map_err(|error| format!("cannot enrol: {error}"))?;
             if taken || enrolled == Enrolled::Done {
                 self.restart(layout)?;
@@ -143,7 +147,7 @@ impl Enrol {
                     log::info!("the box is a node of its fleet");
                     return Ok(());
                 }
-                Enrolled::NoToken if layout.config().is_file() => return Ok(()),
+                Enrolled::NoToken if layout.is_provisioned() => return Ok(()),
                 Enrolled::NoToken => {}
                 Enrolled::Failed => {
                     for wrong in status::read(layout).iter().filter(|wrong| wrong.unit == "enrol") {
@@ -180,10 +184,9 @@ fn run(layout: &Layout, program: &str, arguments: &[&str]) -> Result<(), String>
     Err(format!("{program} {}: {}", arguments.join(" "), ended.stderr.trim()))
 }
 
-/// What the configuration says, `None` without one; what is wrong with it is told of this unit.
+/// What the configuration says, `None` where the box goes by none; what is wrong with it is told of this unit.
 fn settings(layout: &Layout, unit: &str) -> Result<Option<Settings>, String> {
-    let path = layout.config();
-    let loaded = if path.is_file() { Settings::load(&path).map(Some) } else { Ok(None) };
+    let loaded = if layout.is_provisioned() { Settings::load(&layout.config()).map(Some) } else { Ok(None) };
     let wrong = loaded.as_ref().err().map(|error| Wrong::new(error.to_string())).into_iter().collect();
     if let Err(error) = status::report(layout, unit, wrong) {
         log::warn!("cannot tell what is wrong: {error}");
@@ -281,6 +284,27 @@ impl MachineId {
     }
 }
 
+fn begin(layout: &Layout) -> Result<(), String> {
+    let new =
+        trial::begin(layout).map_err(|error| format!("cannot note that this boot is counted: {error}"))?;
+    log::info!("this boot is {}", if new { "on trial" } else { "not on trial" });
+    Ok(())
+}
+
+/// What comes to its end is not left for its health, unless it is new: that may be the network's.
+fn keep(layout: &Layout) -> Result<(), String> {
+    let complete = || systemctl(layout, ["--quiet", "is-active", "boot-complete.target"]).is_ok();
+    if trial::on_trial(layout) && !complete() {
+        log::warn!("this version is on trial, and was not found good");
+        return Ok(());
+    }
+    match trial::keep(layout).map_err(|error| format!("the version that runs cannot be kept: {error}"))? {
+        Some(tries) => log::info!("the version that runs is kept: it has {tries} tries"),
+        None => log::info!("the version that runs is kept: there is no other, and nothing is counted"),
+    }
+    status::publish(layout).map_err(|error| format!("cannot tell how the box is: {error}"))
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Health {
     /// How long it may take, seconds
@@ -306,8 +330,12 @@ pub(crate) struct Rollback {
 
 impl Rollback {
     fn execute(&self, layout: &Layout) -> Result<(), String> {
-        if !rollback::counted(layout) {
-            log::info!("this boot is not on trial: nothing to go back from");
+        if !trial::on_trial(layout) {
+            log::info!("the version that runs is not on trial: nothing to go back from");
+            return Ok(());
+        }
+        if !trial::has_other(layout) {
+            log::error!("the version that runs failed, and there is no other one to go back to");
             return Ok(());
         }
         let mut reason = self.reason.clone();
@@ -323,6 +351,9 @@ impl Rollback {
                 log::error!("version {} failed, and the box reboots: {}", failed.version, failed.reason)
             }
             Err(error) => log::error!("the box reboots: {reason}; the next boot is not told: {error}"),
+        }
+        if let Err(error) = trial::give_up(layout) {
+            log::error!("this version may be booted again, as long as it has tries: {error}");
         }
         reboot(layout)
     }
@@ -344,9 +375,9 @@ pub(crate) struct Update {
 
 impl Update {
     fn execute(&self, layout: &Layout) -> Result<(), String> {
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         match update::update(layout, clock, self.now)? {
             update::Outcome::Off => log::info!("no update is asked for"),
+            update::Outcome::Trial => log::info!("the version that runs is on trial, and not replaced"),
             update::Outcome::Closed => log::info!("updates wait for their window"),
             update::Outcome::Current => log::info!("there is no newer version"),
             update::Outcome::Waits(version) => {
@@ -359,6 +390,11 @@ impl Update {
         }
         Ok(())
     }
+}
+
+/// Seconds since 1970.
+fn clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[derive(Debug, Args)]
@@ -400,10 +436,13 @@ mod tests {
             (&["enrol", "--restart", "a.service", "--restart", "b.service"], true),
             (&["firewall", "--load"], true),
             (&["machine-id", "--sysroot", "/mnt"], true),
+            (&["trial"], true),
             (&["health", "--within", "5"], true),
+            (&["keep"], true),
             (&["rollback", "--reason", "odd"], true),
             (&["screen", "--serial"], true),
             (&["update", "--now"], true),
+            (&["debug"], true),
             (&["factory-reset", "--yes"], true),
             (&["factory-reset", "now"], false),
             (&[], false),

@@ -4,6 +4,7 @@
 mod address;
 mod appliance;
 mod endpoint;
+mod moment;
 mod network;
 mod node;
 mod update;
@@ -11,6 +12,7 @@ mod update;
 pub use address::Cidr;
 pub use appliance::{BoxConfig, DiskEncryption};
 pub use endpoint::Endpoint;
+pub use moment::Moment;
 pub use network::{INTERFACES_SAMPLE, InterfaceConfig, NetworkConfig, VlanConfig};
 pub use node::{
     AdminTable, DecisionsTable, DiscoveryTable, LinkTable, NodeTable, PolicyTable, PublicTable,

@@ -315,6 +315,19 @@ pub fn blocks(layout: &Layout) -> Vec<Block> {
     found
 }
 
+/// The first volume labelled [`LABEL`] that has this file, and its device.
+pub fn stick(layout: &Layout, path: &str) -> Option<(Volume, String)> {
+    blocks(layout).into_iter().find_map(|block| {
+        let file = File::open(&block.path).ok()?;
+        if !Volume::is_likely(&file, 0) {
+            return None;
+        }
+        let volume = Volume::open(&file, 0, block.length, false).ok()?;
+        let named = volume.label().is_ok_and(|label| label == LABEL) || block.label == LABEL;
+        (named && volume.has(path)).then_some((volume, block.name))
+    })
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::fs;

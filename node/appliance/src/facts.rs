@@ -67,8 +67,12 @@ pub fn encryption(layout: &Layout) -> DiskEncryption {
     if !mapping.is_some_and(|id| id.starts_with("CRYPT-")) {
         return DiskEncryption::None;
     }
-    let has_tpm = layout.at("sys/class/tpmrm/tpmrm0").exists();
-    if has_tpm { DiskEncryption::Tpm2 } else { DiskEncryption::Credential }
+    if has_tpm(layout) { DiskEncryption::Tpm2 } else { DiskEncryption::Credential }
+}
+
+/// Whether the box has a TPM.
+pub fn has_tpm(layout: &Layout) -> bool {
+    layout.at("sys/class/tpmrm/tpmrm0").exists()
 }
 
 /// The machine id, once the boot has settled it.

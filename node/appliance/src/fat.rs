@@ -74,6 +74,11 @@ impl Volume {
         Ok(if label == "NO NAME" { String::new() } else { label.to_owned() })
     }
 
+    /// Whether there is such a file.
+    pub fn has(&self, path: &str) -> bool {
+        guarded(|| Ok(self.volume.root_dir().open_file(path).is_ok())).unwrap_or(false)
+    }
+
     /// A file, as [`Volume::copy`] gives it.
     ///
     /// # Errors
@@ -253,6 +258,7 @@ pub(crate) mod tests {
             volume.write("skerry.fleet-url", b"https://a").unwrap();
             volume.close().unwrap();
             let volume = Volume::open(&disk, START, length, false).unwrap();
+            assert!(volume.has("skerry.toml") && !volume.has("skerry.token"));
             assert_eq!(volume.read("skerry.toml", 7).unwrap().unwrap(), b"[node]\n");
             assert_eq!(volume.read("SKERRY.FLEET-URL", 100).unwrap().unwrap(), b"https://a");
             assert!(matches!(volume.read("skerry.toml", 6), Err(FatError::Long(..))));

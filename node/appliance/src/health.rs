@@ -19,7 +19,7 @@ use crate::config::Settings;
 use crate::http::{self, Answer, Get, HttpError, PATIENCE, PROXY_LOCAL};
 use crate::layout::Layout;
 use crate::status::{self, Wrong};
-use crate::{files, rollback};
+use crate::{files, rollback, trial};
 
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -81,7 +81,7 @@ impl Reach {
         let token = match keys.admin.token_file {
             file if file.as_os_str().is_empty() => String::new(),
             file => {
-                let file = layout.at(file.strip_prefix("/").unwrap_or(&file));
+                let file = token_file(layout, &file);
                 let token = files::read(&file, 4096);
                 let token = token.map_err(|error| format!("cannot read {}: {error}", file.display()))?;
                 String::from_utf8_lossy(&token).trim().to_owned()
@@ -154,6 +154,15 @@ impl Reach {
     }
 }
 
+/// Where the token is read. A credential of the node's service is another one's of the same name here: nobody
+/// looks into the folder of a service but itself.
+fn token_file(layout: &Layout, file: &Path) -> PathBuf {
+    match (layout.credentials(), file.file_name()) {
+        (Some(folder), Some(name)) if file.starts_with("/run/credentials") => folder.join(name),
+        _ => layout.at(file.strip_prefix("/").unwrap_or(file)),
+    }
+}
+
 /// What the version before an update knew: `/var/lib/skerry-box/update/before.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -210,6 +219,9 @@ pub fn wait(layout: &Layout, patience: Duration) -> Result<String, Vec<String>> 
 
 /// Looks once.
 fn look(layout: &Layout) -> Result<String, Vec<String>> {
+    if layout.refused().exists() {
+        return Err(vec!["the configuration is refused".into()]);
+    }
     if !layout.config().is_file() {
         // A box that waits for its configuration does all that it can, unless it lost one.
         let had_one = layout.state().join("provisioned").exists();
@@ -217,12 +229,12 @@ fn look(layout: &Layout) -> Result<String, Vec<String>> {
         return if had_one { Err(vec![lost]) } else { Ok("not provisioned: nothing else to check".into()) };
     }
     let health = Reach::of(layout).map_err(|words| vec![words])?.look();
-    judge(health, rollback::counted(layout), &Before::read(layout))
+    judge(health, trial::on_trial(layout), &Before::read(layout))
 }
 
 /// Whether a boot is good enough, on trial or not.
-fn judge(health: Health, counted: bool, before: &Before) -> Result<String, Vec<String>> {
-    let control = match (health.control, counted, before.control) {
+fn judge(health: Health, on_trial: bool, before: &Before) -> Result<String, Vec<String>> {
+    let control = match (health.control, on_trial, before.control) {
         (None, ..) => "",
         (Some(true), ..) => ", the control node answers",
         (Some(false), true, Some(true)) => {
@@ -306,6 +318,22 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_is_a_credential_is_read_as_ones_own() {
+        let (root, layout) = layout(node(200, 404, WELL));
+        let text = fs::read_to_string(layout.config()).unwrap();
+        let text = text.replace("/token", "/run/credentials/skerry.service/skerry.node.admin-token");
+        fs::write(layout.config(), text).unwrap();
+        assert!(Reach::of(&layout).unwrap_err().starts_with("cannot read "));
+        fs::create_dir(root.path().join("own")).unwrap();
+        fs::rename(root.path().join("token"), root.path().join("own/skerry.node.admin-token")).unwrap();
+        let layout = layout.with_credentials(root.path().join("own"));
+        assert_eq!(wait(&layout, Duration::ZERO).unwrap(), "ready and serving");
+        // A file is read where it is, whatever credentials there are.
+        let file = token_file(&layout, Path::new("/etc/skerry/token"));
+        assert_eq!(file, root.path().join("etc/skerry/token"));
+    }
+
+    #[test]
     fn a_box_that_waits_for_its_configuration_is_well_and_one_that_lost_it_is_not() {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::below(root.path());
@@ -316,18 +344,20 @@ mod tests {
         fs::create_dir_all(layout.config_dir()).unwrap();
         fs::write(layout.config(), "[admin]\nlisten = 7\n").unwrap();
         assert!(wait(&layout, Duration::ZERO).unwrap_err()[0].contains("admin.listen"));
+        fs::write(layout.refused(), "").unwrap();
+        assert_eq!(wait(&layout, Duration::ZERO).unwrap_err(), ["the configuration is refused"]);
     }
 
     #[test]
     fn the_control_node_counts_where_it_was_heard_before() {
-        let judged = |control, counted, before| {
-            judge(Health { control, ..Health::default() }, counted, &Before { control: before }).is_ok()
+        let judged = |control, on_trial, before| {
+            judge(Health { control, ..Health::default() }, on_trial, &Before { control: before }).is_ok()
         };
         assert!(judged(Some(true), true, Some(true)) && judged(None, true, None));
         assert!(!judged(Some(false), true, Some(true)));
         // Not on trial, known to be down, or never heard of.
-        for (counted, before) in [(false, Some(true)), (true, Some(false)), (true, None)] {
-            assert!(judged(Some(false), counted, before), "{counted} {before:?}");
+        for (on_trial, before) in [(false, Some(true)), (true, Some(false)), (true, None)] {
+            assert!(judged(Some(false), on_trial, before), "{on_trial} {before:?}");
         }
     }
 

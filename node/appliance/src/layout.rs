@@ -12,18 +12,32 @@ pub const NODE_USER: &str = "skerry";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     root: PathBuf,
+    credentials: Option<PathBuf>,
 }
 
 impl Default for Layout {
+    /// This box, with the credentials that systemd gives this service.
     fn default() -> Self {
-        Self::below("/")
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        Self { credentials, ..Self::below("/") }
     }
 }
 
 impl Layout {
     /// A box whose root is this folder.
     pub fn below(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), credentials: None }
+    }
+
+    /// The same box, for a service that has its credentials in this folder.
+    #[must_use]
+    pub fn with_credentials(self, folder: impl Into<PathBuf>) -> Self {
+        Self { credentials: Some(folder.into()), ..self }
+    }
+
+    /// The folder of the credentials of this service; `None` when it has none.
+    pub fn credentials(&self) -> Option<&Path> {
+        self.credentials.as_deref()
     }
 
     /// A path, written without its leading `/`.
@@ -40,6 +54,16 @@ impl Layout {
     /// The node's configuration, and the box's.
     pub fn config(&self) -> PathBuf {
         self.config_dir().join("skerry.toml")
+    }
+
+    /// There while the configuration asks for more than the box has (`skerry-box provision`); units ask for it too.
+    pub fn refused(&self) -> PathBuf {
+        self.runtime().join("refused")
+    }
+
+    /// Whether there is a configuration that the box goes by.
+    pub fn is_provisioned(&self) -> bool {
+        self.config().is_file() && !self.refused().exists()
     }
 
     /// What the box remembers of itself, on `/var`.

@@ -4,14 +4,16 @@
 //! made, anew at every boot: networkd's files ([`network`]), the packet filter ([`firewall`]), and the sockets
 //! that systemd opens for the node ([`sockets`]); [`generated`] writes them.
 //!
-//! A box comes by its configuration in [`provision`], shows how it is on its [`screen`], proves itself after an
-//! [`update`] in [`health`] and goes back in [`rollback`]. [`disk`], [`gpt`], [`fat`] and [`efi`] know where
-//! things are before there is a system, [`machine_id`] makes the identity that the image does not have, and
-//! [`layout`] says where the rest is. [`status`] is what is wrong, for whoever asks.
+//! A box comes by its configuration in [`provision`], shows how it is on its [`screen`], is on [`trial`] after an
+//! [`update`], proves itself in [`health`] and goes back in [`rollback`]. [`debug`] is for developers. [`disk`],
+//! [`gpt`], [`fat`] and [`efi`] know where things are before there is a system, [`machine_id`] makes the identity
+//! that the image does not have, and [`layout`] says where the rest is. [`status`] is what is wrong, for whoever
+//! asks.
 //!
 //! The program `skerry-box` runs one of these a call; units in `systemd/` say when. Nothing here serves anybody.
 
 pub mod config;
+pub mod debug;
 pub mod disk;
 pub mod efi;
 pub mod facts;
@@ -32,4 +34,5 @@ pub mod screen;
 pub mod sockets;
 pub mod status;
 pub mod toml;
+pub mod trial;
 pub mod update;

@@ -11,7 +11,8 @@
 //! say. Without a configuration that is all there is of one.
 //!
 //! Whatever is wrong is told by file, line and key and changes nothing: a box without a configuration stays
-//! so and looks again. Sources are only ever read. A token on a stick stays there, spent.
+//! so and looks again. So does one whose configuration asks for more than the box has by now, as when its data
+//! is not the encrypted one that it was. Sources are only ever read. A token on a stick stays there, spent.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -88,7 +89,13 @@ impl Record {
 pub fn provision(layout: &Layout, credentials: Option<&Path>) -> io::Result<Outcome> {
     make_folders(layout)?;
     let mut wrong = Vec::new();
-    let outcome = look(layout, &offers(layout, credentials), &mut wrong)?;
+    let mut outcome = look(layout, &offers(layout, credentials), &mut wrong)?;
+    if let Some(why) = refuse(layout)? {
+        wrong.push(why);
+        if outcome != Outcome::Reset {
+            outcome = Outcome::Unprovisioned;
+        }
+    }
     if outcome == Outcome::Unprovisioned && wrong.is_empty() {
         let enrolled = if fleet_path(layout).exists() { "enrolled, but without" } else { "no" };
         wrong.push(Wrong::new(format!(
@@ -128,6 +135,22 @@ fn look(layout: &Layout, offers: &[Offer], wrong: &mut Vec<Wrong>) -> io::Result
         }
     }
     Ok(if provisioned { Outcome::Unchanged } else { Outcome::Unprovisioned })
+}
+
+/// Looks whether the box has what the configuration that is there asks for, since `/var` may be another one than
+/// when it was taken; marks the box when it has not, and says why.
+fn refuse(layout: &Layout) -> io::Result<Option<Wrong>> {
+    let text = files::text(&layout.config(), MOST_CONFIG);
+    match text.and_then(|text| encrypted(layout, &text, "skerry.toml").err()) {
+        Some(wrong) => {
+            files::replace(&layout.refused(), b"", 0o644, None)?;
+            Ok(Some(wrong))
+        }
+        None => match std::fs::remove_file(layout.refused()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(None),
+        },
+    }
 }
 
 /// Makes a text the configuration when the node says that it is right; otherwise nothing changes.
@@ -187,6 +210,10 @@ fn encrypted(layout: &Layout, text: &str, file: &str) -> Result<(), Wrong> {
         return Ok(());
     }
     let found = match found {
+        DiskEncryption::None if facts::has_tpm(layout) => {
+            "nothing encrypts the data of this box, though it has a TPM: its disk was set up without one, or is \
+             another one; a factory reset erases and encrypts it"
+        }
         DiskEncryption::None => {
             "nothing encrypts the data of this box: it has no TPM, and was given no skerry.disk-key"
         }

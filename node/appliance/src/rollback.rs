@@ -1,10 +1,8 @@
 //! Back to the version before: `skerry-box rollback`, and what is told of it afterwards.
 //!
-//! A new version boots with a few tries (systemd.io/AUTOMATIC_BOOT_ASSESSMENT): the name of its kernel image
-//! is `skerry_3+3.efi`, and systemd-boot counts the tries down to `skerry_3+0-3.efi`, after which it boots
-//! the version before. Only `boot-complete.target`, which `skerry-box health` guards, ends the counting. So
-//! all there is to do for a boot that failed is to leave a word for the next one and to reboot, and only
-//! while this boot is counted: a box never reboots because of its network.
+//! A version that is on [`crate::trial`] and whose health check fails is left at once: it has a word for the next
+//! boot, gives up its tries, and reboots. One that cannot do that, since it panics, hangs or does not come
+//! so far, loses a try with each boot. Only a trial ends like that: a box never reboots because of its network.
 
 use std::cmp::Ordering;
 use std::io;
@@ -15,10 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::facts::Image;
 use crate::layout::Layout;
-use crate::{efi, facts, files, status};
-
-/// Where systemd-boot and systemd-sysupdate keep kernel images, as the root may have mounted them.
-const ENTRIES: [&str; 2] = ["efi/EFI/Linux", "boot/EFI/Linux"];
+use crate::{facts, files, status, trial};
 
 /// A version that the box came back from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,11 +25,6 @@ pub struct Failed {
     pub reason: String,
     /// When it was left, seconds since 1970; 0 where nothing told.
     pub at: u64,
-}
-
-/// Whether this boot is on trial.
-pub fn counted(layout: &Layout) -> bool {
-    efi::exists(layout, "LoaderBootCountPath", efi::LOADER)
 }
 
 /// Leaves a word for the next boot. Whoever calls it reboots then.
@@ -64,11 +54,10 @@ pub fn failed(layout: &Layout, running: &str) -> Option<Failed> {
         return None;
     }
     let left = left(layout);
-    let used_up =
-        installed(layout, &facts::image(layout).id).into_iter().filter(|(_, left)| *left == Some(0));
-    let silent = used_up.map(|(version, _)| match &left {
-        Some(failed) if failed.version == version => failed.clone(),
-        _ => Failed { version, reason: "it did not come up".into(), at: 0 },
+    let used_up = trial::entries(layout, &facts::image(layout)).into_iter().filter(|entry| !entry.may_boot());
+    let silent = used_up.map(|entry| match &left {
+        Some(failed) if failed.version == entry.version => failed.clone(),
+        _ => Failed { version: entry.version, reason: "it did not come up".into(), at: 0 },
     });
     let all = silent.chain(left.clone()).filter(|failed| newer(&failed.version, running));
     all.reduce(|one, other| if newer(&other.version, &one.version) { other } else { one })
@@ -76,28 +65,12 @@ pub fn failed(layout: &Layout, running: &str) -> Option<Failed> {
 
 /// The newest installed version that is newer than the one that runs, and may be booted.
 pub fn waiting(layout: &Layout, image: &Image) -> Option<String> {
-    let all = installed(layout, &image.id).into_iter();
-    let fresh = all.filter(|(version, left)| *left != Some(0) && newer(version, &image.version));
+    let all = trial::entries(layout, image).into_iter();
+    let fresh = all.filter(|entry| entry.may_boot() && newer(&entry.version, &image.version));
     let newest =
-        fresh.map(|(version, _)| version).reduce(|one, other| if newer(&other, &one) { other } else { one });
+        fresh.map(|entry| entry.version).reduce(|one, other| if newer(&other, &one) { other } else { one });
     let failed = failed(layout, &image.version);
     newest.filter(|version| failed.is_none_or(|failed| failed.version != *version))
-}
-
-/// Versions on the ESP, each with the tries that are left of one that is counted.
-fn installed(layout: &Layout, image_id: &str) -> Vec<(String, Option<u32>)> {
-    let prefix = format!("{image_id}_");
-    let names = ENTRIES.iter().flat_map(|folder| std::fs::read_dir(layout.at(folder)).into_iter().flatten());
-    let names = names.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let versions = names.filter_map(|name| {
-        let version = name.strip_suffix(".efi")?.strip_prefix(&prefix)?;
-        let Some((version, tries)) = version.rsplit_once('+') else {
-            return Some((version.to_owned(), None));
-        };
-        let left = tries.split('-').next()?.parse().ok()?;
-        Some((version.to_owned(), Some(left)))
-    });
-    versions.collect()
 }
 
 fn left(layout: &Layout) -> Option<Failed> {
@@ -144,20 +117,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-
-    fn layout(version: &str) -> (tempfile::TempDir, Layout) {
-        let root = tempfile::tempdir().unwrap();
-        let layout = Layout::below(root.path());
-        fs::create_dir_all(layout.at("etc")).unwrap();
-        fs::create_dir_all(layout.at("efi/EFI/Linux")).unwrap();
-        run(&layout, version);
-        (root, layout)
-    }
-
-    fn run(layout: &Layout, version: &str) {
-        fs::write(layout.at("etc/os-release"), format!("IMAGE_ID=skerry\nIMAGE_VERSION={version}\n"))
-            .unwrap();
-    }
+    use crate::trial::tests::{machine, run};
 
     #[test]
     fn versions_are_in_order() {
@@ -172,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_version_that_failed_is_told_until_a_newer_one_runs() {
-        let (_root, layout) = layout("3");
+        let (_root, layout) = machine("3", &[]);
         note(&layout, "not ready\x1b[2J").unwrap();
         // The next try of the same version is none that it came back to.
         assert_eq!(failed(&layout, "3"), None);
@@ -189,12 +149,7 @@ mod tests {
 
     #[test]
     fn a_version_that_could_say_nothing_is_told_by_its_tries() {
-        let (_root, layout) = layout("2");
-        for name in
-            ["skerry_2.efi", "skerry_3+0-3.efi", "skerry_4+2-1.efi", "other_9+0-3.efi", "skerry_+.efi", "x"]
-        {
-            fs::write(layout.at("efi/EFI/Linux").join(name), "").unwrap();
-        }
+        let (_root, layout) = machine("2", &["skerry_2+9.efi", "skerry_3+0-9.efi", "skerry_4+2-1.efi", "x"]);
         let told = failed(&layout, "2").unwrap();
         assert_eq!((told.version.as_str(), told.reason.as_str()), ("3", "it did not come up"));
         // The box went on to 4, and 3 is of no interest.
@@ -207,27 +162,16 @@ mod tests {
 
     #[test]
     fn what_is_installed_waits_unless_it_failed() {
-        let (_root, layout) = layout("2");
+        let (_root, layout) =
+            machine("2", &["skerry_1.efi", "skerry_2+9.efi", "skerry_3+0-3.efi", "skerry_9.efi.tmp"]);
         let waits = || waiting(&layout, &facts::image(&layout));
-        for name in ["skerry_1.efi", "skerry_2.efi", "skerry_3+0-3.efi", "skerry_9.efi.tmp"] {
-            fs::write(layout.at("efi/EFI/Linux").join(name), "").unwrap();
-        }
         assert_eq!(waits(), None);
-        fs::write(layout.at("efi/EFI/Linux/skerry_4+3.efi"), "").unwrap();
+        fs::write(layout.at("boot/EFI/Linux/skerry_4+3.efi"), "").unwrap();
         assert_eq!(waits().as_deref(), Some("4"));
-        // It failed a first time: systemd-boot tries it again, the updater does not.
+        // It failed, and its tries could not be taken: systemd-boot tries it again, the updater does not.
         run(&layout, "4");
         note(&layout, "not ready").unwrap();
         run(&layout, "2");
         assert_eq!(waits(), None);
-    }
-
-    #[test]
-    fn a_boot_is_counted_while_the_loader_says_so() {
-        let (_root, layout) = layout("2");
-        assert!(!counted(&layout));
-        fs::create_dir_all(layout.at("sys/firmware/efi/efivars")).unwrap();
-        efi::set_text(&layout, "LoaderBootCountPath", efi::LOADER, "\\EFI\\Linux\\skerry_2+2-1.efi").unwrap();
-        assert!(counted(&layout));
     }
 }

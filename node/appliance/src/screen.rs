@@ -8,11 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::Settings;
+use crate::facts;
 use crate::health::{Health, Reach};
 use crate::layout::Layout;
 use crate::rollback::Failed;
 use crate::status::{self, BoxState, clean};
-use crate::{facts, rollback};
 
 /// Columns and lines of a terminal that shows it all.
 const COLUMNS: usize = 79;
@@ -29,7 +29,6 @@ struct View {
     addresses: Vec<String>,
     health: String,
     node_version: String,
-    on_trial: bool,
     machine_id: String,
     state: BoxState,
 }
@@ -53,7 +52,7 @@ pub fn run(layout: &Layout, serial: bool, mut out: impl Write) -> io::Result<()>
 
 impl View {
     fn of(layout: &Layout) -> Self {
-        let state = status::state(layout, status::read(layout));
+        let state = status::told(layout).unwrap_or_default();
         let (health, told) = if state.provisioned { health(layout) } else { Default::default() };
         let named = Settings::load(&layout.config()).map(|settings| settings.node.name).unwrap_or_default();
         Self {
@@ -61,7 +60,6 @@ impl View {
             addresses: facts::addresses(layout).iter().map(ToString::to_string).collect(),
             health: told,
             node_version: health.version,
-            on_trial: rollback::counted(layout),
             machine_id: facts::machine_id(layout).unwrap_or_default(),
             state,
         }
@@ -82,7 +80,7 @@ impl View {
         let waits = "waits for its configuration";
         row("health", if state.provisioned { self.health.as_str() } else { waits });
         let version = |text: &str| if text.is_empty() { "?".to_owned() } else { text.to_owned() };
-        let trial = if self.on_trial { ", on trial" } else { "" };
+        let trial = if state.on_trial { ", on trial" } else { "" };
         row(
             "versions",
             &format!("image {}{trial}, node {}", version(&state.image_version), version(&self.node_version)),

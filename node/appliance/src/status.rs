@@ -14,6 +14,7 @@ use crate::facts;
 use crate::files;
 use crate::layout::Layout;
 use crate::rollback::{self, Failed};
+use crate::trial;
 
 /// Entries that are kept of one program.
 const MOST_ENTRIES: usize = 16;
@@ -112,9 +113,11 @@ pub struct BoxState {
     pub image_version: String,
     /// Label of the root partition that runs, and its device.
     pub slot: String,
+    /// The version that runs is new, and was not found good yet.
+    pub on_trial: bool,
     /// The version that the box came back from.
     pub previous_failed: Option<Failed>,
-    /// The box has a configuration.
+    /// The box has a configuration that it goes by.
     pub provisioned: bool,
     /// What is wrong, by program.
     pub wrong: Vec<Wrong>,
@@ -131,16 +134,22 @@ pub fn report(layout: &Layout, unit: &str, wrong: Vec<Wrong>) -> io::Result<()> 
     all.extend(wrong.into_iter().take(MOST_ENTRIES).map(|entry| entry.cleaned(unit)));
     let path = layout.runtime().join("status.json");
     files::replace(&path, &serde_json::to_vec(&all)?, 0o644, None)?;
-    write_box(layout, all)
+    write_box(layout, all, told(layout))
 }
 
-/// Writes `box.json` anew.
+/// Writes `box.json` anew, and looks anew at the boot partition for it.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn publish(layout: &Layout) -> io::Result<()> {
     let _lock = lock(layout)?;
-    write_box(layout, read(layout))
+    write_box(layout, read(layout), None)
+}
+
+/// What the box told of itself last; `None` before it told anything.
+pub fn told(layout: &Layout) -> Option<BoxState> {
+    let text = files::text(&layout.runtime().join("box.json"), MOST)?;
+    serde_json::from_str(&text).ok()
 }
 
 /// What is wrong, of all programs.
@@ -149,22 +158,22 @@ pub fn read(layout: &Layout) -> Vec<Wrong> {
     text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
-/// What the box is, as it is now.
-pub fn state(layout: &Layout, wrong: Vec<Wrong>) -> BoxState {
+/// A look at the boot partition has it mounted: what was told before is good until a version is kept.
+fn write_box(layout: &Layout, wrong: Vec<Wrong>, before: Option<BoxState>) -> io::Result<()> {
     let image = facts::image(layout);
-    BoxState {
+    let state = BoxState {
         slot: facts::slot(layout),
-        previous_failed: rollback::failed(layout, &image.version),
-        provisioned: layout.config().is_file(),
+        on_trial: trial::on_trial(layout),
+        previous_failed: match before {
+            Some(before) => before.previous_failed,
+            None => rollback::failed(layout, &image.version),
+        },
+        provisioned: layout.is_provisioned(),
         image_id: image.id,
         image_version: image.version,
         wrong,
-    }
-}
-
-fn write_box(layout: &Layout, wrong: Vec<Wrong>) -> io::Result<()> {
-    let path = layout.runtime().join("box.json");
-    files::replace(&path, &serde_json::to_vec(&state(layout, wrong))?, 0o644, None)
+    };
+    files::replace(&layout.runtime().join("box.json"), &serde_json::to_vec(&state)?, 0o644, None)
 }
 
 /// Held while the files are read and written; programs of the box run at the same time.
@@ -223,6 +232,20 @@ mod tests {
         let text = std::fs::read_to_string(layout.runtime().join("box.json")).unwrap();
         let state: BoxState = serde_json::from_str(&text).unwrap();
         assert_eq!(state, BoxState::default());
+    }
+
+    #[test]
+    fn the_boot_partition_is_looked_at_when_a_version_was_kept() {
+        let (_root, layout) = crate::trial::tests::machine("2", &["skerry_2+8-1.efi", "skerry_3+0-1.efi"]);
+        let failed = || told(&layout).unwrap().previous_failed.map(|failed| failed.version);
+        assert_eq!(told(&layout), None);
+        report(&layout, "provision", Vec::new()).unwrap();
+        assert_eq!(failed().as_deref(), Some("3"));
+        std::fs::remove_file(layout.at("boot/EFI/Linux/skerry_3+0-1.efi")).unwrap();
+        report(&layout, "health", Vec::new()).unwrap();
+        assert_eq!(failed().as_deref(), Some("3"));
+        publish(&layout).unwrap();
+        assert_eq!(failed(), None);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! that against its signature, writes the root into the idle slot and at last the kernel image beside the one
 //! that runs, with three tries. The image says what belongs to a version (`/usr/lib/sysupdate.d`). What is
 //! decided here is where from, whether and when: from `[update]` `source` when it is automatic, or from the
-//! folder `update` of a stick, which is asking enough; inside the window alone, both to install and to
-//! reboot; and never again a version that the box came back from.
+//! folder `update` of a stick, which is asking enough and goes first; inside the window alone, both to install
+//! and to reboot; and never again a version that the box came back from.
 //!
 //! A stick's files are copied to `/var` first, since it may be pulled at any moment; sysupdate checks the
 //! copy as it checks what comes over the network.
@@ -21,7 +21,7 @@ use crate::generated::{self, Generated};
 use crate::health::Before;
 use crate::layout::Layout;
 use crate::status::{self, Wrong};
-use crate::{process, rollback};
+use crate::{process, rollback, trial};
 
 mod stick;
 
@@ -38,6 +38,8 @@ const DROP_INS: &str = "run/sysupdate.d";
 pub enum Outcome {
     /// The box takes none: no source is automatic, no stick is there, or what runs is no image.
     Off,
+    /// The version that runs is on trial, and the one before it is the way back.
+    Trial,
     /// The window is closed, or the clock is not set yet.
     Closed,
     /// There is none.
@@ -85,6 +87,9 @@ impl Update<'_> {
         if image.version.is_empty() {
             return Ok(Outcome::Off);
         }
+        if trial::on_trial(layout) {
+            return Ok(Outcome::Trial);
+        }
         // Installed by an earlier run, or a moment before the power was cut.
         if let Some(version) = rollback::waiting(layout, &image) {
             return Ok(self.reboot(version));
@@ -100,7 +105,7 @@ impl Update<'_> {
             return Ok(Outcome::Closed);
         }
         let installed = match stick {
-            None => self.install(&image, source),
+            None => Ok(Outcome::Current),
             Some((volume, place)) => {
                 let taken = stick::take(layout, &volume, &image, &copy);
                 match taken.map_err(|words| format!("stick {place}: {words}")) {
@@ -112,7 +117,11 @@ impl Update<'_> {
         };
         // Its room on /var is the node's.
         let _ = fs::remove_dir_all(&copy);
-        installed
+        match installed {
+            // A stick may stay in.
+            Ok(Outcome::Current) if asked => self.install(&image, source),
+            installed => installed,
+        }
     }
 
     fn install(&self, image: &Image, source: &str) -> Result<Outcome, String> {

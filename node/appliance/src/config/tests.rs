@@ -29,6 +29,10 @@ fn what_is_wrong_is_told_with_line_and_key() {
     assert_eq!(error.unwrap_err(), "x.toml:5: `network.interfaces[1].name` is `a`, as that of another card");
     assert!(parse("[box]\ndisk_encryption = \"rot13\"\n").unwrap_err().starts_with("x.toml:2: "));
     assert!(parse("[box]\ndisk_encryption = \"tpm2\"\n").is_ok());
+    let error = parse("[box]\ndebug_until = \"tomorrow\"\n").unwrap_err();
+    assert!(error.starts_with("x.toml:2: `box.debug_until`: a moment is written as"), "{error}");
+    let settings = parse("[box]\ndebug_until = \"1970-01-02T00:00:00Z\"\n").unwrap();
+    assert_eq!(settings.appliance.debug_until.seconds(), 86_400);
 }
 
 #[test]

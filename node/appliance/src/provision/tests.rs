@@ -180,6 +180,37 @@ fn a_box_without_encryption_takes_only_a_configuration_that_does_not_want_it() {
 }
 
 #[test]
+fn a_box_whose_data_is_encrypted_no_more_refuses_its_configuration() {
+    let this = Machine::new();
+    let write = |path: &str, text: &str| {
+        let path = this.layout.at(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("etc/os-release", "IMAGE_ID=skerry\nIMAGE_VERSION=2\n");
+    write("proc/self/mountinfo", "24 20 253:2 / /var rw - ext4 b rw\n");
+    write("sys/dev/block/253:2/dm/uuid", "CRYPT-LUKS2-0-skerry-var\n");
+    write("sys/class/tpmrm/tpmrm0/dev", "");
+    this.gives("skerry.toml", "[sites.default]\norigin = \"http://a\"\n[box]\ndisk_encryption = \"tpm2\"\n");
+    assert_eq!(this.provision(), Outcome::Taken("credential".into()));
+    assert_eq!(this.provision(), Outcome::Unchanged);
+    assert!(this.layout.is_provisioned());
+    // Somebody put a plain one in its place.
+    write("proc/self/mountinfo", "24 20 254:6 / /var rw - ext4 b rw\n");
+    assert_eq!(this.provision(), Outcome::Unprovisioned);
+    assert!(!this.layout.is_provisioned() && this.layout.config().is_file());
+    let words = this.wrong();
+    assert_eq!(words.len(), 1, "{words:?}");
+    assert!(words[0].starts_with("skerry.toml, line 4: `box.disk_encryption` wants more"), "{words:?}");
+    assert!(words[0].contains("though it has a TPM"), "{words:?}");
+    assert!(!status::told(&this.layout).unwrap().provisioned);
+    // An operator may want less, and says so.
+    this.gives("skerry.toml", "[sites.default]\norigin = \"http://a\"\n[box]\ndisk_encryption = \"none\"\n");
+    assert_eq!(this.provision(), Outcome::Taken("credential".into()));
+    assert!(this.layout.is_provisioned() && this.wrong().is_empty());
+}
+
+#[test]
 fn a_token_makes_a_node_of_a_configured_box() {
     let this = Machine::new();
     this.gives("skerry.toml", "[sites.default]\norigin = \"http://a\"\n");

@@ -21,16 +21,7 @@ const MOST_FILES: usize = 16;
 
 /// The first stick that has updates, and its device.
 pub(super) fn find(layout: &Layout) -> Option<(Volume, String)> {
-    disk::blocks(layout).into_iter().find_map(|block| {
-        let file = File::open(&block.path).ok()?;
-        if !Volume::is_likely(&file, 0) {
-            return None;
-        }
-        let volume = Volume::open(&file, 0, block.length, false).ok()?;
-        let named = volume.label().is_ok_and(|label| label == disk::LABEL) || block.label == disk::LABEL;
-        let has = named && matches!(volume.read(&format!("{FOLDER}/SHA256SUMS"), MOST_SUMS), Ok(Some(_)));
-        has.then_some((volume, block.name))
-    })
+    disk::stick(layout, &format!("{FOLDER}/{}", SUMS[0]))
 }
 
 /// Copies the newest version that is newer than what runs and did not fail; gives it, `None` without one.

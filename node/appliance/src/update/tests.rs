@@ -103,6 +103,18 @@ fn nothing_happens_outside_of_the_window() {
 }
 
 #[test]
+fn a_version_on_trial_is_not_replaced() {
+    let this = Machine::new(SOURCE);
+    this.offers("3");
+    let mark = crate::trial::mark(&this.layout);
+    fs::create_dir_all(mark.parent().unwrap()).unwrap();
+    fs::write(&mark, "").unwrap();
+    assert_eq!(update(&this.layout, || 0, true), Ok(Outcome::Trial));
+    fs::remove_file(&mark).unwrap();
+    assert_eq!(this.update(), Ok(Outcome::Reboot("3".into())));
+}
+
+#[test]
 fn a_version_that_failed_is_not_taken_again() {
     let this = Machine::new(SOURCE);
     fs::write(this.layout.at("efi/EFI/Linux/skerry_3+0-3.efi"), "").unwrap();
@@ -184,9 +196,16 @@ fn the_newest_version_of_a_stick_is_copied_and_installed() {
 
 #[test]
 fn a_stick_without_anything_new_changes_nothing() {
+    let files = [("SHA256SUMS", &b"nonsense\n"[..]), ("SHA256SUMS.gpg", &b"signature"[..])];
     let this = Machine::new("");
-    plug(&this, &[("SHA256SUMS", b"nonsense\n"), ("SHA256SUMS.gpg", b"signature")]);
+    plug(&this, &files);
     this.offers("3");
     assert_eq!(this.update(), Ok(Outcome::Current));
     assert_eq!(this.text("from"), "");
+    // Nor does it keep away what the source has.
+    let this = Machine::new(SOURCE);
+    plug(&this, &files);
+    this.offers("3");
+    assert_eq!(this.update(), Ok(Outcome::Reboot("3".into())));
+    assert_eq!(this.text("from"), "Path=https://updates.example/skerry\n");
 }
