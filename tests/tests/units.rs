@@ -11,11 +11,16 @@ use std::time::Duration;
 
 use skerry_appliance::config::Settings;
 use skerry_appliance::firewall::{self, Users};
-use skerry_appliance::{generated, network, sockets};
+use skerry_appliance::layout::Layout;
+use skerry_appliance::{generated, network, sockets, trial};
 use skerry_tests::netns::{Netns, Network};
 use skerry_tests::process;
 
 const SYSTEMD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd");
+
+/// How the kernel image of a new version is named on a box.
+const TRANSFER: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../image/mkosi.extra/usr/lib/sysupdate.d/90-kernel.transfer");
 
 /// Where networkd is; it has no other way to check its files.
 const NETWORKD: &str = "/usr/lib/systemd/systemd-networkd";
@@ -117,7 +122,7 @@ fn systemd_has_nothing_to_say_about_the_units() {
     let newer =
         |line: &str| SINCE.iter().any(|(key, since)| *since > version && line.contains(&format!("'{key}'")));
     let units = staged.units();
-    assert!(units.len() >= 14, "{units:?}");
+    assert!(units.len() >= 16, "{units:?}");
     for unit in units {
         let output = staged.analyze(&["verify", "--man=no"], &unit);
         let words = text(&output.stderr) + &text(&output.stdout);
@@ -163,6 +168,32 @@ fn programs_know_what_the_units_ask_of_them() {
         }
     }
     assert!(asked >= 11, "{asked}");
+}
+
+#[test]
+fn nothing_but_a_trial_reboots_a_box() {
+    let layout = Layout::default();
+    let conditions = [
+        ("skerry-rollback.service", format!("\nConditionPathExists={}\n", trial::mark(&layout).display())),
+        ("skerry.service", format!("\nConditionPathExists=!{}\n", layout.refused().display())),
+    ];
+    let unit = |name: &str| fs::read_to_string(Path::new(SYSTEMD).join(name)).expect("a unit is text");
+    for (name, condition) in conditions {
+        assert!(unit(name).contains(&condition), "{name}: {condition}");
+    }
+    for path in Staged::new().units() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = fs::read_to_string(&path).expect("a unit is text");
+        assert_eq!(text.contains("Action=reboot"), name == "skerry-rollback.service", "{name}");
+    }
+    // Both rename a kernel image.
+    for name in ["skerry-keep.service", "skerry-rollback.service"] {
+        assert!(unit(name).contains("\nReadWritePaths=-/efi -/boot\n"), "{name}");
+    }
+    // What is new is told from what was kept by its tries.
+    let transfer = fs::read_to_string(TRANSFER).expect("a transfer is text");
+    let tries = transfer.lines().find_map(|line| line.strip_prefix("TriesLeft=")?.parse::<u32>().ok());
+    assert!(tries.is_some_and(|tries| (1..trial::KEPT).contains(&tries)), "{tries:?}");
 }
 
 /// Puts rules in force in a namespace, or panics with what nft says of them.

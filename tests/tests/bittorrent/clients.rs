@@ -2,24 +2,27 @@
 
 use std::net::Ipv4Addr;
 
+use skerry_tests::peers::torrent::Torrent;
 use skerry_tests::peers::{Client, Encryption, Family, Fetch, Order};
 
 use crate::served::{LENGTH, NAME, Served, addresses, film};
 
-/// Fetches the same resource with every kind of encryption at once.
+/// Fetches the same resource as a hybrid with every kind of encryption, and by its torrent of version 1, at once.
 fn fetches(client: Client, family: Family, encryptions: &[Encryption]) {
     let served = Served::on(&addresses(client));
     let held = served.hold(NAME, &film());
-    let torrent = served.torrent_for(client, &held);
     let mut peers = served.node.peers().to_vec();
     peers.retain(|peer| peer.is_ipv4() == (family == Family::V4));
     assert_eq!(peers.len(), 1, "{:?}", served.node.peers());
 
-    let order = Order::torrent(&torrent).with_peers(&peers);
-    let begun: Vec<(Encryption, Fetch)> = encryptions
-        .iter()
-        .map(|encryption| (*encryption, client.start(&order.clone().encryption(*encryption))))
-        .collect();
+    let start = |torrent: &Torrent, encryption: Encryption| {
+        (encryption, client.start(&Order::torrent(torrent).with_peers(&peers).encryption(encryption)))
+    };
+    let hybrid = served.torrent(&held);
+    let mut begun: Vec<(Encryption, Fetch)> =
+        encryptions.iter().map(|encryption| start(&hybrid, *encryption)).collect();
+    begun.push(start(&served.torrent_of(&held, "?version=1"), encryptions[0]));
+    let all = LENGTH * begun.len();
     for (encryption, fetch) in begun {
         let outcome = fetch.end();
         outcome.has(NAME, &film());
@@ -34,7 +37,7 @@ fn fetches(client: Client, family: Family, encryptions: &[Encryption]) {
         }
     }
     let sent = served.metric("skerry_superpeer_sent_bytes_total", &[]);
-    assert!(sent >= (LENGTH * encryptions.len()) as f64, "{sent} bytes were sent");
+    assert!(sent >= all as f64, "{sent} bytes were sent");
 }
 
 #[test]
@@ -72,7 +75,7 @@ fn a_peer_that_begins_encrypted_gets_in_plain_where_encryption_is_refused() {
     let client = Client::Aria2;
     let served = Served::with(&addresses(client), |node| node.text("superpeer", "encryption", "refuse"));
     let held = served.hold(NAME, &film());
-    let order = Order::torrent(&served.torrent_for(client, &held)).with_peers(served.node.peers());
+    let order = Order::torrent(&served.torrent(&held)).with_peers(served.node.peers());
     client.fetch(&order).has(NAME, &film());
     assert!(served.metric("skerry_superpeer_refused_total", &[("cause", "encryption")]) > 0.0);
 }
@@ -84,7 +87,7 @@ fn who_uploads_nothing_gets_everything() {
     let fetches: Vec<Fetch> = [Client::Aria2, Client::Transmission, Client::Libtorrent]
         .into_iter()
         .map(|client| {
-            let order = Order::torrent(&served.torrent_for(client, &held));
+            let order = Order::torrent(&served.torrent(&held));
             client.start(&order.with_peers(served.node.peers()).uploads_nothing())
         })
         .collect();

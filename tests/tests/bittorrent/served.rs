@@ -117,16 +117,6 @@ impl Served {
         (torrent, described)
     }
 
-    /// What a client can make use of: the node's own hybrid torrent, or one of version 1.
-    #[track_caller]
-    pub(crate) fn torrent_for(&self, client: Client, held: &Held) -> Torrent {
-        match client {
-            Client::Libtorrent => self.torrent(held),
-            // Those of Debian 12 know version 1 alone, and stumble over hybrids.
-            Client::Aria2 | Client::Transmission => self.torrent_of(held, "?version=1"),
-        }
-    }
-
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.node.metric(name, labels)
     }

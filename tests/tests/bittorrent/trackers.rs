@@ -22,7 +22,7 @@ fn fetches_by_the_nodes_tracker(scheme: &str) {
     let begun: Vec<Fetch> = [Client::Aria2, Client::Transmission, Client::Libtorrent]
         .into_iter()
         .map(|client| {
-            let torrent = served.torrent_for(client, &held);
+            let torrent = served.torrent(&held);
             let info_hash = libtorrent::show(&torrent).info_hash_v1.expect("no torrent of version 2 alone");
             wait::until("the node to announce itself", Duration::from_secs(30), || {
                 seeded(tracker, &info_hash)
