@@ -9,8 +9,10 @@ KEYS ?= $(IMAGE_CACHE)/keys
 # What the image calls itself, and what updates are compared by.
 VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 IMAGE_DATE := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+# `yes` makes an image that takes debug extensions; never a release.
+DEBUG ?=
 
-.PHONY: setup-image image-keys image-stage image image-test
+.PHONY: setup-image image-keys image-stage image image-debug image-boot image-test
 
 setup-image: setup ## install what the image needs: a Debian trixie with mkosi and QEMU, below CACHE
 	@$(call install, debootstrap=debootstrap python3=python3 util-linux=unshare git=git)
@@ -26,14 +28,20 @@ setup-image: setup ## install what the image needs: a Debian trixie with mkosi a
 image-keys: setup-image ## make a test set of keys in KEYS=DIR (never overwrites)
 	@image/tools/keys $(IMAGE_TOOLS) $(KEYS)
 
-image-stage: build
-	@image/tools/stage $(IMAGE_TOOLS) $(CARGO_TARGET_DIR)/release $(KEYS) $(IMAGE_STAGE)
+image-stage: build image-keys
+	@DEBUG=$(DEBUG) image/tools/stage $(IMAGE_TOOLS) $(CARGO_TARGET_DIR)/release $(KEYS) $(IMAGE_STAGE)
 
 image: image-keys image-stage ## build the appliance's image (VERSION=..., KEYS=DIR)
 	@image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION) $(IMAGE_DATE)
 
+image-debug: image-keys ## make the debug extension, for a stick of images that were made with DEBUG=yes
+	@image/tools/extension $(IMAGE_TOOLS) $(KEYS) $(IMAGE_OUT) $(IMAGE_DATE)
+
+image-boot: image ## build the image and boot it once, in QEMU
+	@image/test/scenarios.py $(IMAGE_TOOLS) $(IMAGE_OUT) $(IMAGE_CACHE)/test $(VERSION) first_boot
+
 # VERSION.2 is as good as VERSION; the node of VERSION.3 ends at once.
-image-test: image ## build the image and two more versions, boot them in QEMU, prove what they promise (TESTS=names)
+image-test: image policies ## build the image and two more versions, boot them in QEMU, prove what they promise (TESTS=names)
 	@INITRD=keep image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION).2 $(IMAGE_DATE)
 	cp $(IMAGE_TOOLS)/usr/bin/false $(IMAGE_STAGE)/root/usr/bin/skerry
 	INITRD=keep image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION).3 $(IMAGE_DATE)

@@ -1,7 +1,8 @@
-"""A box in QEMU: UEFI with Secure Boot, a TPM, a disk that is a copy of the image, one forwarded port of
-loopback, a serial log. Emulated (no KVM is assumed), so a boot takes minutes."""
+"""A box in QEMU: UEFI with Secure Boot, a TPM, a disk that is a copy of the image, forwarded ports of loopback, a
+serial log. Emulated (no KVM is assumed), so a boot takes about a minute."""
 
 import base64
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 FIRMWARE = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
 VARIABLES = "usr/share/OVMF/OVMF_VARS_4M.fd"
+# The card to this machine's loopback, and the one to a Neighbour.
+MACS = ("02:00:5e:10:00:01", "02:00:5e:10:00:02")
 
 
 class Failed(Exception):
@@ -23,6 +26,11 @@ def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
+
+
+def enter(tree, *command):
+    """A command of the tools tree, as words."""
+    return [str(HERE.parent / "tools/enter"), str(tree), *map(str, command)]
 
 
 class Machine:
@@ -50,17 +58,26 @@ class Machine:
         shutil.copy(self.tree / VARIABLES, self.folder / "firmware.fd")
         (self.folder / "tpm").mkdir()
 
+    def become(self, other):
+        """What another box that is switched off is: disk, firmware and TPM. The serial log stays its own."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.tpm = other.tpm
+        subprocess.run(["cp", "--sparse=always", str(other.disk), str(self.disk)], check=True)
+        shutil.copy(other.folder / "firmware.fd", self.folder / "firmware.fd")
+        shutil.rmtree(self.folder / "tpm", ignore_errors=True)
+        shutil.copytree(other.folder / "tpm", self.folder / "tpm")
+
     def enter(self, *command):
-        """A command of the tools tree."""
-        return [str(HERE.parent / "tools/enter"), str(self.tree), *map(str, command)]
+        return enter(self.tree, *command)
 
     def environment(self):
         return {**os.environ, "BIND": str(self.folder.parent)}
 
-    def start(self, *, ports=(), reach=None, credentials=None, cmdline="", options=()):
+    def start(self, *, ports=(), reach=None, credentials=None, cmdline="", wire=None, typed=False, options=()):
         """Switches on. `ports` of the box are forwarded, and it reaches ports of this machine's loopback as
-        10.0.2.100:PORT, {box's: ours}, and nothing else. Credentials and more of the kernel's command line are
-        handed over in SMBIOS type 11, as whoever owns the hardware can."""
+        10.0.2.100:PORT, {box's: ours}, and nothing else; with `wire`, a Neighbour on a second card too. Credentials
+        and more of the kernel's command line are handed over in SMBIOS type 11, as whoever owns the hardware can.
+        With `typed` the serial line has a keyboard."""
         log = open(self.folder / "host.log", "ab")
         self.read = self.serial.stat().st_size if self.serial.exists() else 0
         command = [
@@ -72,22 +89,30 @@ class Machine:
             "-drive", f"if=none,id=disk,format=raw,file={self.disk},discard=unmap,cache=writeback",
             "-device", "virtio-blk-pci,drive=disk,bootindex=1",
             "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
-            "-chardev", f"file,id=serial,path={self.serial},append=on", "-serial", "chardev:serial",
-            "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off",
+            "-serial", "chardev:serial", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off",
         ]  # fmt: skip
+        if typed:
+            (self.folder / "serial").unlink(missing_ok=True)
+            line = f"socket,id=serial,path={self.folder}/serial,server=on,wait=off,logfile={self.serial},logappend=on"
+        else:
+            line = f"file,id=serial,path={self.serial},append=on"
+        command += ["-chardev", line]
         self.port = {port: free_port() for port in ports}
         forwards = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{box}" for box, host in self.port.items())
         reached = "".join(
             f",guestfwd=tcp:10.0.2.100:{box}-cmd:nc 127.0.0.1 {ours}" for box, ours in (reach or {}).items()
         )
         command += ["-netdev", f"user,id=net,restrict=on{forwards}{reached}"]
-        command += ["-device", "virtio-net-pci,netdev=net"]
+        command += ["-device", f"virtio-net-pci,netdev=net,mac={MACS[0]}"]
         # The shell of a debug image, and nothing in others.
         (self.folder / "console").unlink(missing_ok=True)
         command += [
             "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console",
             "-chardev", f"socket,id=console,path={self.folder}/console,server=on,wait=off",
+            "-device", "qemu-xhci,id=usb",
         ]  # fmt: skip
+        if wire:
+            command += ["-netdev", wire.netdev(), "-device", f"virtio-net-pci,netdev=wire,mac={MACS[1]}"]
         strings = {"cmdline": f"io.systemd.stub.kernel-cmdline-extra={cmdline}"} if cmdline else {}
         for name, content in (credentials or {}).items():
             content = content.encode() if isinstance(content, str) else content
@@ -97,23 +122,29 @@ class Machine:
             path.write_text(value)
             command += ["-smbios", f"type=11,path={path}"]
         if self.tpm:
-            wire = self.folder / "tpm.sock"
-            wire.unlink(missing_ok=True)
-            swtpm = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.folder}/tpm", "--ctrl", f"type=unixio,path={wire}"]
-            self.swtpm = subprocess.Popen(self.enter(*swtpm), stdout=log, stderr=log, env=self.environment())
-            while not wire.exists():
-                if self.swtpm.poll() is not None:
-                    raise Failed(f"swtpm did not start: see {self.folder}/host.log")
-                time.sleep(0.05)
-            command += [
-                "-chardev", f"socket,id=tpm,path={wire}", "-tpmdev", "emulator,id=tpm,chardev=tpm",
-                "-device", "tpm-crb,tpmdev=tpm",
-            ]  # fmt: skip
+            command += self.start_tpm(log)
         command += list(options)
         Machine.running.add(self)
         self.qemu = subprocess.Popen(
             self.enter(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment()
         )
+
+    def start_tpm(self, log):
+        """QEMU's options for a TPM that now runs."""
+        wire = self.folder / "tpm.sock"
+        wire.unlink(missing_ok=True)
+        swtpm = self.enter("swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.folder}/tpm",
+                           "--ctrl", f"type=unixio,path={wire}")  # fmt: skip
+        self.swtpm = subprocess.Popen(swtpm, stdout=log, stderr=log, env=self.environment())
+        Machine.running.add(self)
+        while not wire.exists():
+            if self.swtpm.poll() is not None:
+                raise Failed(f"swtpm did not start: see {self.folder}/host.log")
+            time.sleep(0.05)
+        return [
+            "-chardev", f"socket,id=tpm,path={wire}", "-tpmdev", "emulator,id=tpm,chardev=tpm",
+            "-device", "tpm-crb,tpmdev=tpm",
+        ]  # fmt: skip
 
     def kill(self):
         """Pulls the plug."""
@@ -128,6 +159,9 @@ class Machine:
     def kill_all():
         for machine in list(Machine.running):
             machine.kill()
+
+    def runs(self):
+        return self.qemu is not None and self.qemu.poll() is None
 
     def said(self):
         """The serial log since the box was switched on."""
@@ -144,13 +178,68 @@ class Machine:
             value = condition()
             if value:
                 return value
-            if self.qemu.poll() is not None:
-                raise Failed(f"{what}: the machine ended with {self.qemu.returncode}\n{self.said()[-3000:]}")
+            if not self.runs():
+                raise Failed(f"{what}: the machine ended by itself\n{self.said()[-3000:]}")
             time.sleep(0.5)
         raise Failed(f"{what}: not within {seconds} s\n{self.said()[-3000:]}")
 
     def until_said(self, words, seconds):
         return self.until(f"console says {words!r}", lambda: words in self.said(), seconds)
+
+    def until_off(self, seconds):
+        """Waits until it switches itself off, or reboots where that ends the machine (-no-reboot)."""
+        try:
+            self.qemu.wait(seconds)
+        except subprocess.TimeoutExpired as late:
+            raise Failed(f"does not switch off\n{self.said()[-3000:]}") from late
+        self.kill()
+
+    def off(self, seconds=120):
+        """Presses the power button and waits."""
+        self.order("system_powerdown")
+        self.until_off(seconds)
+
+    def order(self, name, **arguments):
+        """An order to QEMU, and what it returns."""
+        with socket.socket(socket.AF_UNIX) as wire:
+            wire.settimeout(30)
+            wire.connect(str(self.folder / "qmp"))
+            lines = wire.makefile("rwb")
+            lines.readline()
+            for order in ({"execute": "qmp_capabilities"}, {"execute": name, "arguments": arguments}):
+                lines.write(json.dumps(order).encode() + b"\n")
+                lines.flush()
+                answer = {}
+                # Events come in between.
+                while not answer.keys() & {"return", "error"}:
+                    line = lines.readline()
+                    if not line:
+                        raise Failed(f"QEMU ended during {name}")
+                    answer = json.loads(line)
+                if "error" in answer:
+                    raise Failed(f"QEMU: {name}: {answer['error']['desc']}")
+        return answer["return"]
+
+    def plug(self, name, stick):
+        """Plugs in a USB stick while it runs."""
+        file = {"driver": "file", "filename": str(stick)}
+        self.order("blockdev-add", **{"driver": "raw", "node-name": name, "file": file})
+        self.order("device_add", driver="usb-storage", bus="usb.0", drive=name, id=f"{name}-stick")
+
+    def type(self, keys, *, breaks=False):
+        """Types on the serial line, after a break if asked: the way to the kernel's SysRq."""
+        if breaks:
+            self.order("chardev-send-break", id="serial")
+        with socket.socket(socket.AF_UNIX) as wire:
+            wire.connect(str(self.folder / "serial"))
+            wire.sendall(keys)
+            # What it says meanwhile must be read, or it waits for us; the log has it too.
+            wire.settimeout(2)
+            try:
+                while wire.recv(65536):
+                    pass
+            except TimeoutError:
+                pass
 
     def run(self, order, seconds=120):
         """What an order prints, in the shell of a debug image."""
@@ -167,17 +256,3 @@ class Machine:
                 heard += more
         text = heard.decode(errors="replace").replace("\r", "")
         return text[: text.rindex("\nDONE")]
-
-    def off(self, seconds=120):
-        """Presses the power button and waits."""
-        with socket.socket(socket.AF_UNIX) as wire:
-            wire.connect(str(self.folder / "qmp"))
-            wire.recv(4096)
-            for order in ("qmp_capabilities", "system_powerdown"):
-                wire.sendall(b'{"execute": "%s"}\n' % order.encode())
-                wire.recv(4096)
-        try:
-            self.qemu.wait(seconds)
-        except subprocess.TimeoutExpired as late:
-            raise Failed(f"does not switch off\n{self.said()[-3000:]}") from late
-        self.kill()

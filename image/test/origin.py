@@ -1,31 +1,106 @@
-"""An origin on loopback that counts what it is asked."""
+"""Servers on loopback: an origin that counts what it is asked, and a folder of releases over TLS."""
 
 import http.server
+import shutil
+import ssl
 import threading
 
 
-class Origin:
-    def __init__(self, body):
-        self.body = body
-        self.asked = 0
-        origin = self
+class Server:
+    """`answer` gets each request's handler."""
 
+    def __init__(self, answer):
         class Answer(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
-                origin.asked += 1
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(origin.body)))
-                self.send_header("Cache-Control", "max-age=86400")
-                self.end_headers()
-                self.wfile.write(origin.body)
+                answer(self)
 
             def log_message(self, *_):
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        # Clients that go away are nothing to tell of.
+        self.server.handle_error = lambda *_: None
         self.port = self.server.server_port
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def stop(self):
         self.server.shutdown()
         self.server.server_close()
+
+
+class Origin(Server):
+    def __init__(self, body):
+        self.body = body
+        self.asked = 0
+        super().__init__(self.answer)
+
+    def answer(self, handler):
+        self.asked += 1
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(self.body)))
+        handler.send_header("Cache-Control", "max-age=86400")
+        handler.end_headers()
+        handler.wfile.write(self.body)
+
+
+class Releases(Server):
+    """Files over HTTPS, by their names whatever the folder. Who answers can be changed: `identity` is the path of a
+    certificate and its key, PEM. Tells what was asked for, and how many clients did not believe the certificate."""
+
+    def __init__(self, files, identity):
+        self.files = {path.name: path for path in files}
+        self.asked = []
+        self.refused = 0
+        self.identity = identity
+        super().__init__(self.answer)
+        self.server.finish_request = self.begin
+
+    def begin(self, connection, address):
+        """On the thread of the connection."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.identity)
+        try:
+            connection = context.wrap_socket(connection, server_side=True)
+        except (ssl.SSLError, OSError):
+            self.refused += 1
+            return
+        self.server.RequestHandlerClass(connection, address, self.server)
+        connection.close()
+
+    def answer(self, handler):
+        name = handler.path.rpartition("/")[2]
+        self.asked.append(name)
+        path = self.files.get(name)
+        if not path:
+            handler.send_error(404)
+            return
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(path.stat().st_size))
+        handler.end_headers()
+        with open(path, "rb") as file:
+            shutil.copyfileobj(file, handler.wfile, 1 << 20)
+
+
+class Authority:
+    """One that signs certificates, in a folder of a bench."""
+
+    # A box whose clock is off must believe them too.
+    DATES = ["-not_before", "20200101000000Z", "-not_after", "20400101000000Z"]
+
+    def __init__(self, bench, name):
+        self.bench = bench
+        self.key, self.file = bench.work / f"{name}.key", bench.work / f"{name}.pem"
+        self.request(name, self.key, self.file, ["-addext", "basicConstraints=critical,CA:TRUE"])
+
+    def request(self, name, key, file, more):
+        self.bench.tool("openssl", "req", "-quiet", "-x509", "-newkey", "rsa:2048", "-noenc", "-sha256", *self.DATES,
+                        "-subj", f"/CN={name}", "-keyout", key, "-out", file, *more)  # fmt: skip
+
+    def identity(self, address):
+        """A certificate for an address, and its key in the same file."""
+        stem = self.file.with_suffix("")
+        key, file = stem.with_name(f"{stem.name}-server.key"), stem.with_name(f"{stem.name}-server.pem")
+        names = ["-addext", f"subjectAltName=IP:{address}", "-addext", "basicConstraints=critical,CA:FALSE"]
+        self.request("releases", key, file, ["-CA", self.file, "-CAkey", self.key, *names])
+        file.write_text(file.read_text() + key.read_text())
+        return file

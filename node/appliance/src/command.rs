@@ -1,9 +1,9 @@
 //! The commands, each of which is the one of a unit.
 
-use std::io;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{fs, io};
 
 use clap::{Args, Subcommand};
 use rustix::system::RebootCommand;
@@ -201,6 +201,8 @@ fn network(layout: &Layout) -> Result<(), String> {
     let folder = layout.at(network::FOLDER.trim_start_matches('/'));
     let changed = generated::write(&folder, &network::files(&settings), &network::OURS)
         .map_err(|error| format!("cannot write to {}: {error}", folder.display()))?;
+    // Empty, it would stand for nobody's authorities: it goes with its file.
+    let _ = fs::remove_dir(layout.runtime().join("authorities"));
     if let Some(name) = network::hostname(&settings) {
         rustix::system::sethostname(name.as_bytes())
             .map_err(|error| format!("cannot set the name: {error}"))?;
@@ -298,11 +300,16 @@ fn keep(layout: &Layout) -> Result<(), String> {
         log::warn!("this version is on trial, and was not found good");
         return Ok(());
     }
-    match trial::keep(layout).map_err(|error| format!("the version that runs cannot be kept: {error}"))? {
+    let kept = trial::keep(layout).map_err(|error| format!("the version that runs cannot be kept: {error}"));
+    let wrong = kept.as_ref().err().map(Wrong::new).into_iter().collect();
+    status::report(layout, "keep", wrong)
+        .and_then(|()| status::publish(layout))
+        .map_err(|error| format!("cannot tell how the box is: {error}"))?;
+    match kept? {
         Some(tries) => log::info!("the version that runs is kept: it has {tries} tries"),
-        None => log::info!("the version that runs is kept: there is no other, and nothing is counted"),
+        None => log::info!("the version that runs is kept, and its tries are not counted"),
     }
-    status::publish(layout).map_err(|error| format!("cannot tell how the box is: {error}"))
+    Ok(())
 }
 
 #[derive(Debug, Args)]

@@ -1,16 +1,16 @@
 //! The debug extension: `skerry-box debug`, a shell for developers on a box that has none.
 //!
-//! It is an image of its own (systemd-sysext(8)), made and signed by `image/tools/extension`. Four things have to
-//! come together: an image of the box that was made to take one, by having the certificate; the configuration, which
-//! says until when; a clock that is set; and a stick that has it. When the time is over it goes, and
-//! all that was started from it.
+//! It is an image of its own (systemd-sysext(8)), made and signed by `image/tools/extension`. Four things
+//! have to come together: an image of the box that was made to take one, by having the certificate; the
+//! configuration, which says until when; a clock that is set; and a stick that has it. When the time is over
+//! it goes, and all that was started from it.
 
 use std::fs::{self, File};
 use std::io;
 use std::thread;
 use std::time::Duration;
 
-use crate::config::{Moment, Settings};
+use crate::config::Settings;
 use crate::layout::Layout;
 use crate::status::{self, Wrong};
 use crate::{disk, files, process};
@@ -51,32 +51,30 @@ enum Due {
 pub fn run(layout: &Layout, clock: impl Fn() -> u64) -> Result<(), String> {
     let mut merged = false;
     loop {
-        let due = due(layout, clock());
-        let told = match &due {
-            Ok(Due::Over) | Err(_) => {
-                let closed = if merged { close(layout) } else { Ok(()) };
-                let ended = closed.and(due.map(drop));
-                tell(layout, ended.as_ref().err().cloned());
-                return ended;
-            }
-            Ok(Due::Later) => Some("debugging waits for the clock to be set".to_owned()),
-            Ok(Due::Now(until)) if merged => Some(open_until(until)),
-            Ok(Due::Now(until)) => match merge(layout) {
-                Ok(found) => {
-                    merged = found;
-                    let waits = || format!("debugging waits for {NAME} on a stick labelled {}", disk::LABEL);
-                    Some(if merged { open_until(until) } else { waits() })
+        let words = match due(layout, clock()) {
+            Ok(Due::Over) => return end(layout, merged, Ok(())),
+            Err(words) => return end(layout, merged, Err(words)),
+            Ok(Due::Later) => "debugging waits for the clock to be set".to_owned(),
+            Ok(Due::Now(until)) => {
+                let found = if merged { Ok(true) } else { merge(layout) };
+                merged = found == Ok(true);
+                match found {
+                    Ok(true) => format!("a shell is open on tty2 and hvc0 until {until}"),
+                    Ok(false) => format!("debugging waits for {NAME} on a stick labelled {}", disk::LABEL),
+                    Err(words) => words,
                 }
-                Err(words) => Some(words),
-            },
+            }
         };
-        tell(layout, told);
+        tell(layout, Some(words));
         thread::sleep(PERIOD);
     }
 }
 
-fn open_until(until: &str) -> String {
-    format!("a shell is open on tty2 and hvc0 until {until}")
+fn end(layout: &Layout, merged: bool, ended: Result<(), String>) -> Result<(), String> {
+    let closed = if merged { close(layout) } else { Ok(()) };
+    let ended = closed.and(ended);
+    tell(layout, ended.as_ref().err().cloned());
+    ended
 }
 
 /// An open shell is shown as something that is wrong.
@@ -97,7 +95,7 @@ fn due(layout: &Layout, now: u64) -> Result<Due, String> {
         return Ok(Due::Over);
     }
     let settings = Settings::load(&layout.config()).map_err(|error| error.to_string())?;
-    let until: &Moment = &settings.appliance.debug_until;
+    let until = &settings.appliance.debug_until;
     if until.seconds() == 0 {
         return Ok(Due::Over);
     }

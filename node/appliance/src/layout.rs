@@ -30,8 +30,8 @@ impl Layout {
     }
 
     /// The same box, for a service that has its credentials in this folder.
-    #[must_use]
-    pub fn with_credentials(self, folder: impl Into<PathBuf>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn with_credentials(self, folder: impl Into<PathBuf>) -> Self {
         Self { credentials: Some(folder.into()), ..self }
     }
 
@@ -56,7 +56,8 @@ impl Layout {
         self.config_dir().join("skerry.toml")
     }
 
-    /// There while the configuration asks for more than the box has (`skerry-box provision`); units ask for it too.
+    /// There while the configuration asks for more than the box has (`skerry-box provision`); units ask for it
+    /// too.
     pub fn refused(&self) -> PathBuf {
         self.runtime().join("refused")
     }

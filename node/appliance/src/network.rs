@@ -1,5 +1,5 @@
-//! `[network]` as systemd has it: networkd's files, name servers, time servers, the machine's name, and the
-//! proxy in the environment of services.
+//! `[network]` as systemd has it: networkd's files, name servers, time servers, the machine's name, the proxy in
+//! the environment of services, and whom the source of updates is believed by.
 //!
 //! Of several uplinks each has a routing table: what leaves from an address of one goes by its gateway, so that
 //! clients are answered on the line that they came by. What the node begins itself leaves by the first one that
@@ -14,12 +14,15 @@ use crate::generated::Generated;
 /// Folder of all that is made here.
 pub const FOLDER: &str = "/run";
 /// All paths below [`FOLDER`] that were ever made.
-pub const OURS: [&str; 4] = [
+pub const OURS: [&str; 5] = [
     "systemd/network/10-skerry-*",
     "systemd/resolved.conf.d/50-skerry.conf",
     "systemd/timesyncd.conf.d/50-skerry.conf",
     "skerry-box/environment",
+    AUTHORITIES,
 ];
+/// What stands in place of the system's authorities where updates are fetched (skerry-update.service).
+const AUTHORITIES: &str = "skerry-box/authorities/ca-certificates.crt";
 
 /// Routing table of the first uplink that needs one; `main` is 254.
 const FIRST_TABLE: usize = 101;
@@ -40,6 +43,9 @@ pub fn files(settings: &Settings) -> Vec<Generated> {
     }
     if let Ok(proxy) = Endpoint::parse(&config.proxy) {
         files.push(Generated::new("skerry-box/environment", &environment(&proxy)));
+    }
+    if !settings.update.authorities.is_empty() {
+        files.push(Generated::new(AUTHORITIES, &settings.update.authorities));
     }
     files
 }

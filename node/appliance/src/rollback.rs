@@ -1,8 +1,9 @@
 //! Back to the version before: `skerry-box rollback`, and what is told of it afterwards.
 //!
-//! A version that is on [`crate::trial`] and whose health check fails is left at once: it has a word for the next
-//! boot, gives up its tries, and reboots. One that cannot do that, since it panics, hangs or does not come
-//! so far, loses a try with each boot. Only a trial ends like that: a box never reboots because of its network.
+//! A version that is on [`crate::trial`] and whose health check fails is left at once: it has a word for the
+//! next boot, gives up its tries, and reboots. One that cannot do that, since it panics, hangs or does not
+//! come so far, loses a try with each boot. Only a trial ends like that: a box never reboots because of its
+//! network.
 
 use std::cmp::Ordering;
 use std::io;

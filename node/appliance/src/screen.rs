@@ -178,7 +178,6 @@ mod tests {
                 provisioned: true,
                 ..BoxState::default()
             },
-            ..View::default()
         }
     }
 

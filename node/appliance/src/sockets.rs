@@ -46,13 +46,17 @@ pub fn names(units: &[Generated]) -> Vec<&str> {
 }
 
 fn socket(name: &str, key: &str, listen: &str) -> Generated {
-    // It ends and begins with the node, so that a node that was stopped is not started by its next client.
+    // It ends and begins with the node, so that a node that was stopped is not started by its next client. So it
+    // belongs to the services: before sockets.target, as by default, it would come before what it comes after.
     // Addresses may come later than the socket (FreeBind=), as they do by DHCP.
     let text = format!(
         "[Unit]\n\
          Description=Skerry: {key}\n\
          PartOf=skerry.service\n\
-         After=skerry-sockets.service\n\
+         DefaultDependencies=no\n\
+         After=sysinit.target skerry-sockets.service\n\
+         Conflicts=shutdown.target\n\
+         Before=shutdown.target\n\
          \n\
          [Socket]\n\
          FileDescriptorName={name}\n\
@@ -128,7 +132,8 @@ mod tests {
         );
         assert_eq!(names(&units), ["skerry-public.socket"]);
         let socket = "[Unit]\nDescription=Skerry: public.listen\nPartOf=skerry.service\n\
-                      After=skerry-sockets.service\n\n[Socket]\nFileDescriptorName=public\n\
+                      DefaultDependencies=no\nAfter=sysinit.target skerry-sockets.service\n\
+                      Conflicts=shutdown.target\nBefore=shutdown.target\n\n[Socket]\nFileDescriptorName=public\n\
                       Service=skerry.service\nListenStream=0.0.0.0:80\nListenStream=[::]:80\n\
                       ListenStream=127.0.0.1:8080\nBindIPv6Only=ipv6-only\nFreeBind=yes\nBacklog=4096\n";
         assert_eq!(units[0].text, format!("{HEADER}{socket}"));

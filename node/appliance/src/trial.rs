@@ -1,17 +1,19 @@
 //! Tries: how often each version may still be booted, by the name of its kernel image on the EFI system
 //! partition (systemd.io/AUTOMATIC_BOOT_ASSESSMENT).
 //!
-//! systemd-boot takes a try from `skerry_3+3.efi` before it boots it, which is `skerry_3+2-1.efi` then, and boots
-//! the version before when none is left. A new version has three, and is on trial: `skerry-box trial` notes that in
-//! the initrd, by what the loader says of this very boot, and the note stays until the version is kept.
+//! systemd-boot takes a try from `skerry_3+3.efi` before it boots it, which is `skerry_3+2-1.efi` then, and
+//! boots the version before when none is left. A new version has three, and is on trial: `skerry-box trial`
+//! notes that in the initrd, by what the loader says of this very boot, and the note stays until the version
+//! is kept.
 //!
-//! A version that proved good is kept: every boot that comes to its end gives it [`KEPT`] tries again. So one whose
-//! root does not verify any more, which ends in a panic or a reset, is left too. Nine, since a supply that
-//! fails whenever the box boots costs them as well. While there is no other version to boot, nothing is counted.
+//! A version that proved good is kept: every boot that comes to its end gives it [`KEPT`] tries again. So one
+//! whose root does not verify any more, which ends in a panic or a reset, is left too. Nine, since a supply
+//! that fails whenever the box boots costs them as well. While there is no other version to boot, nothing is
+//! counted.
 //!
-//! Names change by rename(2), and never into one that is there, whose clusters may be the same ones after a power
-//! cut. The folder's entries are few enough for one sector of it, so that a cut leaves the old name or the new one.
-//! If it left none of them, the other version would boot.
+//! Names change by rename(2), and never into one that is there, whose clusters may be the same ones after a
+//! power cut. The folder's entries are few enough for one sector of it, so that a cut leaves the old name or
+//! the new one. If it left none of them, the other version would boot.
 
 use std::fs::{self, File};
 use std::io;

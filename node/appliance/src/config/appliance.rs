@@ -25,7 +25,7 @@ pub struct BoxConfig {
     /// What must keep the data: tpm2, credential (a TPM, or else a key that the machine is given as the
     /// credential skerry.disk-key), or none. A box that has less does not take this configuration.
     pub disk_encryption: DiskEncryption,
-    /// Until when a stick may bring a shell, two weeks from now at most: "2026-12-01T18:00:00Z", UTC. Only images
-    /// that were made to take debug extensions do.
+    /// Until when a stick may bring a shell, two weeks from now at most: "2026-12-01T18:00:00Z", UTC; empty
+    /// never. Images of a release take none.
     pub debug_until: Moment,
 }

@@ -42,8 +42,8 @@ impl FromStr for Moment {
             return Err(WRONG);
         }
         let (year, month) = (u64::from(date.year), u64::from(date.month));
-        // Years begin in March, so that the day of a leap year is the last one; its months have 153 days in every
-        // five. 719,468 days are from the first of March of the year 0 to 1970.
+        // Years begin in March, so that the day of a leap year is the last one, and five months in turn have
+        // 153 days. From the first of March of the year 0 to 1970 there are 719,468.
         let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
         let days =
             365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + u64::from(date.day)

@@ -21,6 +21,9 @@ const DAY: u16 = 24 * 60;
 pub struct UpdateConfig {
     /// Folder of signed images: https://HOST/PATH; empty takes them from a stick alone.
     pub source: String,
+    /// Certificates, PEM, of the authorities that `source` is believed by, and of no others; without any, of those
+    /// that everybody believes.
+    pub authorities: String,
     /// Times at which they may be installed, UTC: ["Mon..Fri 02:00-05:00", "Sun 22:30-06:00"]; without any, at
     /// all times.
     pub window: Vec<Window>,
@@ -47,6 +50,10 @@ impl UpdateConfig {
             if self.source.contains(['%', '?', '#']) || self.source.contains(char::is_whitespace) {
                 return wrong("source", "must be scheme, host and path, without %, ? or #");
             }
+        }
+        let pem = ["-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"];
+        if !self.authorities.is_empty() && !pem.iter().all(|line| self.authorities.contains(line)) {
+            return wrong("authorities", "must be certificates, PEM");
         }
         if self.automatic && self.source.is_empty() {
             return wrong("automatic", "needs `update.source`");
@@ -230,6 +237,7 @@ mod tests {
         assert_eq!(refused("source = \"a\""), "update.source");
         assert_eq!(refused("source = \"https://a/%h\""), "update.source");
         assert_eq!(refused("automatic = true"), "update.automatic");
+        assert_eq!(refused("authorities = \"/etc/ssl/own.pem\""), "update.authorities");
         assert_eq!(refused("ring = \"a b\""), "update.ring");
         let right = "source = \"https://updates.example/skerry/\"\nwindow = [\"Sun 02:00-05:00\"]\nring = \"early\"\n\
                      automatic = true";

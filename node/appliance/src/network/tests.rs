@@ -51,6 +51,15 @@ fn one_static_card_has_its_addresses_and_gateways() {
 }
 
 #[test]
+fn the_authorities_of_updates_are_those_of_the_configuration() {
+    let pem = "-----BEGIN CERTIFICATE-----\nYWJj\n-----END CERTIFICATE-----\n";
+    let files = made(&format!("[update]\nauthorities = \"\"\"\n{pem}\"\"\"\n"));
+    let file = files.last().unwrap();
+    assert_eq!(file.path, Path::new("skerry-box/authorities/ca-certificates.crt"));
+    assert_eq!(file.text, format!("{HEADER}{pem}"));
+}
+
+#[test]
 fn each_of_several_uplinks_has_a_table_of_its_own() {
     let files = made(
         "[[network.interfaces]]\nname = \"a\"\naddresses = [\"192.0.2.7/24\", \"10.0.0.7/8\"]\n\

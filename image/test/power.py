@@ -1,0 +1,133 @@
+"""The plug is pulled at random moments of an update: QEMU is killed, and the disk has what was written until then."""
+
+import os
+import random
+import time
+
+from bench import BOOT, expect, kept, last_screen, plugged, up
+from machine import Failed
+
+# Of all cuts so many fall into the trial of the new version, the others into its installation.
+ON_TRIAL = 0.3
+TRIES = 3
+
+
+def seeded(bench):
+    seed = os.environ.get("SEED") or str(random.randrange(1 << 32))
+    bench.say(f"SEED={seed}")
+    return random.Random(f"{seed} {bench.name}")
+
+
+def on_trial(cuts):
+    return round(cuts * ON_TRIAL)
+
+
+def installed(bench):
+    """A box that has the second version installed and is about to boot it; and how long that took, seconds."""
+    return bench.bases.of("installed", lambda: install(bench))
+
+
+def install(bench):
+    box = bench.copy(bench.provisioned(), "installed")
+    bench.start(box, config=None, options=[*plugged(bench.update_stick(".2")), "-no-reboot"])
+    up(bench, box)
+    begun = time.monotonic()
+    box.until_off(BOOT)
+    took = time.monotonic() - begun
+    names = bench.entries(box)
+    expect(f"skerry_{bench.version}.2+{TRIES}.efi" in names, f"version 2 is not installed: {names}")
+    bench.done(f"an update is installed within {took:.0f} s")
+    return box, took
+
+
+def power_cuts(bench):
+    """The plug is pulled while an update is installed, again and again on the same disk: the box comes up each time,
+    and the update comes through at last."""
+    chance = seeded(bench)
+    took = installed(bench)[1]
+    cuts = bench.cuts - on_trial(bench.cuts)
+    stick = plugged(bench.update_stick(".2"))
+    box, made = None, 0
+    while True:
+        if box is None:
+            box = bench.copy(bench.provisioned(), "cuts")
+        version = comes_up(bench, box, [*stick, "-no-reboot"])
+        if made == cuts:
+            break
+        if version == bench.version:
+            moment = chance.uniform(0, took)
+            time.sleep(moment)
+            if box.runs():
+                box.kill()
+                made += 1
+                bench.done(f"cut {made} of {cuts}, {moment:.1f} s after it was up")
+                continue
+        # The update was through before the cut: from the beginning.
+        box.kill()
+        box = None
+    if version == bench.version:
+        box.until_off(BOOT)
+        bench.start(box, config=None)
+        version = up(bench, box)
+    expect(version == bench.version + ".2", f"in the end there is version {version}")
+    kept(bench, box)
+    bench.done("the update came through")
+
+
+def power_cuts_on_trial(bench):
+    """The plug is pulled while the new version boots for the first time: the box comes up each time; and with the
+    version before, when that happens at each of its tries."""
+    chance = seeded(bench)
+    cuts = on_trial(bench.cuts)
+    box = bench.copy(installed(bench)[0], "trial")
+    bench.start(box, config=None)
+    begun = time.monotonic()
+    up(bench, box)
+    box.until("it is blessed", lambda: bench.blessed(box, ".2"), 300)
+    took = time.monotonic() - begun
+    bench.done(f"uncut, it is blessed within {took:.0f} s")
+    box.kill()
+    in_a_row = TRIES if cuts >= TRIES else 0
+    for cut in range(1, cuts - in_a_row + 1):
+        box.become(installed(bench)[0])
+        moment = chance.uniform(0, took)
+        bench.start(box, config=None)
+        time.sleep(moment)
+        box.kill()
+        bench.done(f"cut {cut} of {cuts}, {moment:.1f} s after it was switched on")
+        bench.start(box, config=None)
+        bench.done(f"it comes up with version {up(bench, box)}")
+        kept(bench, box)
+        box.kill()
+    if in_a_row:
+        box.become(installed(bench)[0])
+        for cut in range(cuts - in_a_row + 1, cuts + 1):
+            bench.start(box, config=None)
+            # By now systemd-boot has counted the try; and nothing has asked for the health of the box yet.
+            box.until_said("UEFI Secure Boot is enabled", BOOT)
+            moment = chance.uniform(0, 12)
+            time.sleep(moment)
+            box.kill()
+            bench.done(f"cut {cut} of {cuts}, {moment:.1f} s after the kernel began")
+        bench.start(box, config=None)
+        version = up(bench, box)
+        expect(version == bench.version, f"after {TRIES} cuts of its first boots version {version} runs")
+        box.until("the screen says that it went back", lambda: "went back" in last_screen(box), 120)
+        kept(bench, box)
+        bench.done("the version before, after a cut at each try")
+
+
+def comes_up(bench, box, options):
+    """The version that the box ends up with. It may try the new one in vain first, and reset itself."""
+    for _ in range(TRIES + 2):
+        bench.start(box, config=None, options=options)
+        try:
+            version = up(bench, box)
+            bench.done(f"it comes up with version {version}")
+            return version
+        except Failed as words:
+            if box.runs():
+                raise
+            box.kill()
+            bench.done(f"it reset itself: {str(words).splitlines()[0]}")
+    raise Failed("it does not come up")

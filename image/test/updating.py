@@ -1,0 +1,103 @@
+"""Updates: to a good version by a stick and by HTTPS, back from one that is bad, and from one that went bad."""
+
+import json
+
+from bench import (BOOT, CONFIG, TOKEN_CREDENTIAL, WATCHED, admin, expect, flip, kept, last_screen, metric, plugged,
+                   version_shown)  # fmt: skip
+from origin import Authority, Releases
+
+# The journal's warnings are read on the serial line too.
+TOLD = "systemd.journald.forward_to_console=1 systemd.journald.max_level_console=warning"
+
+
+def updated(bench):
+    """A box that took the second version from a stick, proved it good, and is switched off."""
+    return bench.bases.of("updated", lambda: update(bench))
+
+
+def update(bench):
+    box = bench.copy(bench.provisioned(), "updated")
+    bench.start(box, config=None, options=plugged(bench.update_stick(".2")))
+    bench.ready(box)
+    until_runs(bench, box, ".2")
+    bench.ready(box)
+    kept(bench, box)
+    box.until("it is blessed", lambda: bench.blessed(box, ".2"), 300)
+    bench.done("version 2 is blessed")
+    box.off()
+    return box
+
+
+def until_runs(bench, box, suffix, seconds=2 * BOOT):
+    box.until(f"version {suffix} runs", lambda: version_shown(box) == bench.version + suffix, seconds)
+    bench.done(f"version {suffix or '1'} runs")
+
+
+def went_back(bench, box, suffix):
+    """The screen says from which version."""
+    words = f"from version {bench.version}{suffix}"
+    box.until(f"the screen says that it went back {words}", lambda: f"went back  {words}" in last_screen(box), 120)
+
+
+def update_and_rollback(bench):
+    """To a good version by a stick, which is blessed; then to one whose node does not start, from which it comes back
+    by itself and says so: on the screen, in the log and in its metrics."""
+    bad = bench.version + ".3"
+    box = bench.copy(updated(bench), "rollback")
+    stick = bench.update_stick(".3")
+    bench.start(box, CONFIG + WATCHED, credentials=TOKEN_CREDENTIAL, cmdline=TOLD, options=plugged(stick))
+    bench.ready(box)
+    until_runs(bench, box, ".3")
+    box.until_said(f"version {bad} failed, and the box reboots", BOOT + 300)
+    bench.done("the log says that version 3 failed")
+    # It may have tries left, and gives them up.
+    until_runs(bench, box, ".2", 5 * BOOT)
+    went_back(bench, box, ".3")
+    bench.ready(box)
+    kept(bench, box)
+    names = bench.entries(box)
+    expect(any(name.startswith(f"skerry_{bad}+0-") for name in names), f"version 3 may still be booted: {names}")
+    expect(metric(box, "skerry_box_rolled_back") == 1, "the metrics do not say that it went back")
+    expect(metric(box, "skerry_box_image_info", version=bench.version + ".2") == 1, "the metrics tell another version")
+    state = json.loads(admin(box, "/status")[2])["box"]
+    expect(state["previous_failed"]["version"] == bad, f"the status tells of {state['previous_failed']}")
+    bench.done(f"back on version 2, and told: {state['previous_failed']['reason'][:60]}")
+
+
+def flipped_byte_after_update(bench):
+    """The root of a version that proved good is changed on the disk: the box goes back to the one before."""
+    box = bench.copy(updated(bench), "worn")
+    flip(box, bench.partition(box, f"skerry_{bench.version}.2"))
+    bench.start(box, config=None)
+    box.until("a boot stops", lambda: "corrupted" in box.said() or "anic" in box.said(), BOOT)
+    bench.done("version 2 does not run any more")
+    # A version that proved good has nine tries.
+    until_runs(bench, box, "", 5 * BOOT)
+    went_back(bench, box, ".2")
+    bench.ready(box)
+    kept(bench, box)
+
+
+def update_over_https(bench):
+    """From a server whose certificate is the configured authority's, and from no other."""
+    address = "10.0.2.100"
+    right, stranger = Authority(bench, "authority"), Authority(bench, "stranger")
+    releases = Releases(bench.parts(".2"), stranger.identity(address))
+    source = f'source = "https://{address}:8443/skerry"\nautomatic = true\n'
+    source += f'authorities = """\n{right.file.read_text()}"""\n'
+    box = bench.copy(bench.provisioned(), "https")
+    bench.start(box, CONFIG.replace("[update]\n", f"[update]\n{source}"), reach={8443: releases.port})
+    bench.ready(box)
+    # A stick has the box look at once; without an update on it, at the source.
+    box.plug("first", bench.stick("https-first.img", {}))
+    box.until("the stranger is not believed", lambda: "update: systemd-sysupdate" in last_screen(box), 300)
+    expect(releases.refused and not releases.asked, f"a stranger was asked for {releases.asked}")
+    bench.done("a server with another authority's certificate is not believed")
+    releases.identity = right.identity(address)
+    box.plug("second", bench.stick("https-second.img", {}))
+    until_runs(bench, box, ".2")
+    missing = {part.name for part in bench.parts(".2")} - set(releases.asked)
+    expect(not missing, f"not asked for: {missing}")
+    bench.ready(box)
+    kept(bench, box)
+    releases.stop()
