@@ -10,7 +10,8 @@ use skerry_appliance::config::{BoxConfig, INTERFACES_SAMPLE, NetworkConfig, Upda
 use skerry_appliance::toml::{self, Wrong};
 use skerry_cache::{CacheConfig, SiteConfig};
 use skerry_core::Error;
-use skerry_core::config::{self, AdminConfig, LogConfig, NodeConfig, PublicConfig};
+use skerry_core::admin::AdminConfig;
+use skerry_core::config::{self, LogConfig, NodeConfig, PublicConfig};
 use skerry_discovery::DiscoveryConfig;
 use skerry_policy::PolicyConfig;
 use skerry_preload::PreloadConfig;
@@ -129,6 +130,12 @@ fn sample_site() -> SiteConfig {
 }
 
 impl Config {
+    /// `[admin]`, where it names no certificate or authority with those that a node of a fleet has.
+    pub fn administration(&self) -> AdminConfig {
+        let own = &self.registry;
+        self.admin.clone().or_of_node(&own.certificate_file, &own.key_file, &own.ca_file)
+    }
+
     /// What cannot be said by types; the error is a whole key and a reason.
     fn check(&self) -> Result<(), (String, String)> {
         self.check_node().map_err(owned)?;
@@ -137,7 +144,7 @@ impl Config {
             return Err(owned(("log.level", reason)));
         }
         self.public.check().map_err(owned)?;
-        self.admin.check().map_err(owned)?;
+        self.administration().check().map_err(owned)?;
         self.store.check().map_err(owned)?;
         self.cache.check().map_err(owned)?;
         self.policy.check().map_err(owned)?;
@@ -286,6 +293,18 @@ mod tests {
             let error = refusal(&format!("[node]\nname = \"{name}\"\n{site}"));
             assert!(error.contains(":2: `node.name`"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_member_administrates_by_its_own_certificate() {
+        let site = "[sites.default]\norigin = \"http://a\"\n[admin]\ntls_listen = [\"0.0.0.0:9443\"]\n";
+        let error = refusal(site);
+        assert!(error.contains("`admin.tls_certificate_file` must name a file"), "{error}");
+        let member = "[registry]\ncontrol_url = \"https://control\"\ncertificate_file = \"n.pem\"\n\
+                      key_file = \"n.key\"\nca_file = \"ca.pem\"\n";
+        let admin = parse(&format!("{site}{member}"), Path::new("a")).unwrap().administration();
+        assert_eq!(admin.tls_certificate_file, Path::new("n.pem"));
+        assert_eq!((admin.tls_key_file, admin.tls_client_ca_file), ("n.key".into(), "ca.pem".into()));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! [`simulation`] runs a fleet over simulated time instead, with the same roles that decide.
 //!
-//! Threads: one for every worker (public listeners), one for the admin listener, and a background
+//! Threads: one for every worker (public listeners), one for each admin listener, and a background
 //! runtime for what belongs to no connection. The main thread waits for signals.
 
 pub mod appliance;

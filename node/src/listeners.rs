@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
+use skerry_core::admin::Remote;
 use skerry_core::config::PublicConfig;
 use skerry_core::lifecycle::Lifecycle;
 use skerry_core::listen::{Activated, Bound, bind};
@@ -23,6 +24,7 @@ pub struct Listeners {
     public: Vec<Bound>,
     tls: Vec<Bound>,
     admin: Vec<Bound>,
+    admin_tls: Vec<Bound>,
     peers: Vec<Bound>,
     /// On the ports of `peers`, for uTP.
     peers_udp: Vec<UdpSocket>,
@@ -31,10 +33,13 @@ pub struct Listeners {
     tracker_udp: Vec<Vec<UdpSocket>>,
     /// The certificate of the TLS listeners, when there are any.
     pub certificate: Option<Reloadable>,
+    /// Who may come in by the TLS listeners of the administration, when there are any.
+    pub remote: Option<Remote>,
 }
 
 impl Listeners {
-    /// Takes systemd's sockets by name (`public`, `tls`, `admin`, `peers`, `tracker`), else binds what is configured.
+    /// Takes systemd's sockets by name (`public`, `tls`, `admin`, `admin-tls`, `peers`, `tracker`), else binds what
+    /// is configured.
     pub fn bind(config: &Config, workers: usize) -> anyhow::Result<Self> {
         let mut activated = Activated::from_environment().context("cannot take the sockets of systemd")?;
         let mut bound = |name: &str,
@@ -63,6 +68,7 @@ impl Listeners {
                 bound.address
             );
         }
+        let admin_tls = bound("admin-tls", &config.admin.tls_listen, 1, "admin.tls_listen")?;
         let peers = match config.superpeer.enabled {
             true => bound("peers", &config.superpeer.listen, workers, "superpeer.listen")?,
             false => Vec::new(),
@@ -86,7 +92,19 @@ impl Listeners {
             }
         }
         let certificate = if tls.is_empty() { None } else { Some(Reloadable::load(&config.public)?) };
-        Ok(Self { public, tls, admin, peers, peers_udp, tracker, tracker_udp, certificate })
+        let remote = if admin_tls.is_empty() { None } else { Some(Remote::load(config.administration())?) };
+        Ok(Self {
+            public,
+            tls,
+            admin,
+            admin_tls,
+            peers,
+            peers_udp,
+            tracker,
+            tracker_udp,
+            certificate,
+            remote,
+        })
     }
 
     /// Addresses by listener, with their real ports: what `/status` and `listeners.json` tell.
@@ -97,6 +115,7 @@ impl Listeners {
             "public": texts(&self.public),
             "tls": texts(&self.tls),
             "admin": admin,
+            "admin_tls": texts(&self.admin_tls),
             "peers": texts(&self.peers),
             "tracker": texts(&self.tracker),
         })
@@ -108,6 +127,7 @@ impl Listeners {
             ("public", &self.public),
             ("tls", &self.tls),
             ("admin", &self.admin),
+            ("admin-tls", &self.admin_tls),
             ("peers", &self.peers),
             ("tracker", &self.tracker),
         ];
@@ -151,6 +171,13 @@ impl Listeners {
         std::mem::take(&mut self.peers_udp)
     }
 
+    /// Takes the sockets of the administration over TLS.
+    pub fn take_admin_tls(&mut self) -> Vec<Socket> {
+        let tls = self.remote.as_ref().map(Remote::tls);
+        let sockets = std::mem::take(&mut self.admin_tls).into_iter().flat_map(|bound| bound.sockets);
+        sockets.map(|listener| Socket { listener, tls: tls.clone() }).collect()
+    }
+
     /// The sockets of every worker, and those of the admin thread.
     pub fn split(self, workers: usize) -> (Vec<Vec<Socket>>, Vec<Socket>) {
         let mut shares: Vec<Vec<Socket>> = (0..workers).map(|_| Vec::new()).collect();
@@ -176,7 +203,7 @@ pub fn shared<H: Handler>(
     Arc::new(Shared { handler, config, lifecycle, metrics, open: AtomicUsize::new(0) })
 }
 
-/// The admin listener's limits: few connections, small headers.
+/// The limits of either admin listener: few connections, small headers.
 pub fn admin_limits() -> PublicConfig {
     PublicConfig {
         listen: Vec::new(),
@@ -289,6 +316,7 @@ mod tests {
         let addresses = listeners.addresses();
         assert_eq!(addresses["public"].as_array().unwrap().len(), 2);
         assert_eq!(addresses["tls"].as_array().unwrap().len(), 0);
+        assert_eq!(addresses["admin_tls"].as_array().unwrap().len(), 0);
         assert!(addresses["admin"].as_str().unwrap().starts_with("127.0.0.1:"));
         let (shares, admin) = listeners.split(3);
         assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 2]);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use skerry_cache::Cache;
+use skerry_core::admin::Remote;
 use skerry_core::notify;
 use skerry_core::tls::Reloadable;
 use skerry_policy::Policies;
@@ -15,9 +16,17 @@ use crate::config::{self, Config};
 
 /// Tables that are taken up whole.
 const TABLES: [&str; 2] = ["cache", "sites"];
-/// Keys of other tables that are taken up. The certificate's count while TLS is served.
-const KEYS: [&str; 4] =
-    ["log.level", "public.tls_certificate_file", "public.tls_key_file", "public.tls_client_ca_file"];
+/// Keys of other tables that are taken up. Those of certificates count while TLS is served.
+const KEYS: [&str; 8] = [
+    "log.level",
+    "public.tls_certificate_file",
+    "public.tls_key_file",
+    "public.tls_client_ca_file",
+    "admin.tls_certificate_file",
+    "admin.tls_key_file",
+    "admin.tls_client_ca_file",
+    "admin.operators",
+];
 
 /// Takes up the configuration again and again.
 pub struct Reload {
@@ -27,6 +36,8 @@ pub struct Reload {
     pub started: Config,
     /// Served certificate, if any.
     pub certificate: Option<Reloadable>,
+    /// Who may administrate over TLS, if that is served.
+    pub remote: Option<Remote>,
     /// The role whose sites can change.
     pub cache: Arc<Cache>,
     /// Look into their folder and their tables again.
@@ -54,6 +65,9 @@ impl Reload {
         let new = config::load(&self.path)?;
         if let Some(certificate) = &self.certificate {
             certificate.reload(&new.public)?;
+        }
+        if let Some(remote) = &self.remote {
+            remote.reload(new.administration())?;
         }
         self.cache.reload(new.cache.clone(), new.sites.clone())?;
         // It may compile for a while.
@@ -99,9 +113,13 @@ mod tests {
         new.cache.negative_seconds = 5;
         new.log.level = "debug".into();
         new.public.tls_key_file = "key.pem".into();
+        new.admin.operators = vec!["alice".into()];
         assert!(waiting(&started, &new).is_empty());
         new.node.workers = 7;
         new.store.memory_tier_bytes = 1;
         assert_eq!(waiting(&started, &new), ["node.workers", "store.memory_tier_bytes"]);
+        let mut new = started.clone();
+        new.admin.tls_listen = vec![std::net::SocketAddr::from(([0, 0, 0, 0], 9443))];
+        assert_eq!(waiting(&started, &new), ["admin.tls_listen"]);
     }
 }

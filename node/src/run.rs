@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use prometheus::Registry;
-use skerry_core::admin::{self, Admin};
+use skerry_core::admin::{self, Admin, Remote};
 use skerry_core::config::PublicConfig;
 use skerry_core::lifecycle::{Ask, Lifecycle, Phase, Signals};
 use skerry_core::metrics::{self, ConnectionMetrics};
@@ -28,7 +28,9 @@ const BACKGROUND_THREADS: usize = 2;
 const BLOCKING_THREADS: usize = 32;
 /// How often gauges are brought up to date.
 const METRICS_PERIOD: Duration = Duration::from_secs(5);
-/// How long answers of the admin listener may run when everything else has ended.
+/// How often the certificate of the administration is read again: whoever renews it does so days before it ends.
+const CERTIFICATE_PERIOD: Duration = Duration::from_secs(3600);
+/// How long answers of the admin listeners may run when everything else has ended.
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 /// How long background work may take to end, at the very end.
 const BACKGROUND_END: Duration = Duration::from_secs(5);
@@ -40,6 +42,9 @@ pub fn dry_run(path: &Path) -> anyhow::Result<String> {
     if !config.public.tls_listen.is_empty() {
         tls::Reloadable::load(&config.public)?;
     }
+    if !config.admin.tls_listen.is_empty() {
+        Remote::load(config.administration())?;
+    }
     let mut text = format!("{}: ok\n", path.display());
     for (name, addresses) in [("public", &config.public.listen), ("tls", &config.public.tls_listen)] {
         for address in addresses {
@@ -47,6 +52,9 @@ pub fn dry_run(path: &Path) -> anyhow::Result<String> {
         }
     }
     text.push_str(&format!("  would listen on {} (admin)\n", config.admin.listen));
+    for address in &config.admin.tls_listen {
+        text.push_str(&format!("  would listen on {address} (admin, TLS)\n"));
+    }
     let peers = if config.superpeer.utp { "peers, TCP and uTP" } else { "peers" };
     for address in config.superpeer.listen.iter().filter(|_| config.superpeer.enabled) {
         text.push_str(&format!("  would listen on {address} ({peers})\n"));
@@ -94,12 +102,13 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     listeners.log();
     let drain = Duration::from_secs(config.node.drain_seconds);
     let lifecycle = Lifecycle::default();
-    // The admin listener has a phase of its own: it tells of the drain, so it ends after it.
+    // The admin listeners have a phase of their own: they tell of the drain, so they end after it.
     let admin_lifecycle = Lifecycle::default();
     let reload = Reload {
         path: path.to_owned(),
         started: config.clone(),
         certificate: listeners.certificate.clone(),
+        remote: listeners.remote.clone(),
         cache: roles.cache.clone(),
         policies: roles.policies.clone(),
     };
@@ -110,6 +119,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         lifecycle: lifecycle.clone(),
         drain,
         token,
+        remote: listeners.remote.clone(),
     });
     let public = listeners::shared(
         roles.cache.clone(),
@@ -117,21 +127,26 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         lifecycle.clone(),
         ConnectionMetrics::new(&registry, "public")?,
     );
-    let admin = listeners::shared(
-        admin,
-        listeners::admin_limits(),
-        admin_lifecycle.clone(),
-        ConnectionMetrics::new(&registry, "admin")?,
-    );
+    // Each has its connections to itself: whoever takes those of the one is none the nearer to the other.
+    let administration = |name: &str| -> anyhow::Result<_> {
+        let (limits, metrics) = (listeners::admin_limits(), ConnectionMetrics::new(&registry, name)?);
+        Ok(listeners::shared(admin.clone(), limits, admin_lifecycle.clone(), metrics))
+    };
 
     let tracker_metrics = ConnectionMetrics::new(&registry, "tracker")?;
     let peer_sockets = listeners.take_peers(workers);
     let utp_sockets = listeners.take_utp();
     let tracker_sockets = listeners.take_tracker();
+    let (remote, admin_tls_sockets) = (listeners.remote.clone(), listeners.take_admin_tls());
     let (shares, admin_sockets) = listeners.split(workers);
     let node = (lifecycle.clone(), drain);
-    let admin = listeners::serve("admin".into(), admin, admin_sockets, node.clone())
-        .context("cannot start the admin thread")?;
+    let mut administrating = Vec::new();
+    for (name, sockets) in [("admin", admin_sockets), ("admin-tls", admin_tls_sockets)] {
+        if !sockets.is_empty() {
+            let thread = listeners::serve(name.into(), administration(name)?, sockets, node.clone());
+            administrating.push(thread.with_context(|| format!("cannot start the {name} thread"))?);
+        }
+    }
     let mut serving = Vec::new();
     let mut started = Ok(());
     for (number, sockets) in shares.into_iter().enumerate() {
@@ -186,6 +201,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     });
     if announced.is_ok() {
         maintain(&background, &roles, &lifecycle);
+        remote.into_iter().for_each(|remote| follow_certificate(&background, remote));
         notify::ready("serving");
         background.block_on(until_drained(signals, &reload, &lifecycle, drain));
     } else {
@@ -202,7 +218,9 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         sound &= listeners::joined(thread);
     }
     admin_lifecycle.drain(ADMIN_DRAIN);
-    sound &= listeners::joined(admin);
+    for thread in administrating {
+        sound &= listeners::joined(thread);
+    }
     background.block_on(roles.registry.left());
     close(&background, &roles.store);
     background.shutdown_timeout(BACKGROUND_END);
@@ -254,6 +272,23 @@ fn maintain(background: &Runtime, roles: &Roles, lifecycle: &Lifecycle) {
             let draining = matches!(lifecycle.phase(), Phase::Draining { .. });
             if draining || roles.iter().all(|role: &Arc<dyn Role>| role.ready().is_ok()) {
                 notify::alive();
+            }
+        }
+    });
+}
+
+/// Takes up a certificate of the administration that was renewed: a member of a fleet renews its own. Ends with
+/// the background runtime.
+fn follow_certificate(background: &Runtime, remote: Remote) {
+    background.spawn(async move {
+        let mut ticks = tokio::time::interval(CERTIFICATE_PERIOD);
+        // The first is at once, and it was just read.
+        ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            let remote = remote.clone();
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || remote.refresh()).await {
+                log::warn!("the administration keeps its certificate: {error}");
             }
         }
     });

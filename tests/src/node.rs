@@ -144,6 +144,8 @@ struct Listeners {
     #[serde(default)]
     tracker: Vec<SocketAddr>,
     admin: SocketAddr,
+    #[serde(default)]
+    admin_tls: Vec<SocketAddr>,
 }
 
 /// A node, running or not.
@@ -289,6 +291,11 @@ impl Node {
     /// The admin listener.
     pub fn admin(&self) -> SocketAddr {
         self.listeners().admin
+    }
+
+    /// The first admin listener over TLS.
+    pub fn admin_tls(&self) -> SocketAddr {
+        self.listeners().admin_tls[0]
     }
 
     /// The address of a path on the public listener.

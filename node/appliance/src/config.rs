@@ -97,7 +97,7 @@ pub enum Protocol {
 /// One address that the node listens on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listener {
-    /// What systemd and the node call it: `public`, `tls`, `admin`, `peers`, `tracker` or `dht`.
+    /// What systemd and the node call it: `public`, `tls`, `admin`, `admin-tls`, `peers`, `tracker` or `dht`.
     pub name: &'static str,
     /// The key that it stands in.
     pub key: &'static str,
@@ -167,10 +167,11 @@ impl Settings {
         use Protocol::{Tcp, Udp, Utp};
         let Self { public, admin, superpeer, tracker, discovery, .. } = self;
         let one = std::slice::from_ref;
-        let tables: [(&'static str, &'static str, Protocol, bool, &[SocketAddr]); 8] = [
+        let tables: [(&'static str, &'static str, Protocol, bool, &[SocketAddr]); 9] = [
             ("public", "public.listen", Tcp, true, &public.listen),
             ("tls", "public.tls_listen", Tcp, true, &public.tls_listen),
             ("admin", "admin.listen", Tcp, true, one(&admin.listen)),
+            ("admin-tls", "admin.tls_listen", Tcp, true, &admin.tls_listen),
             ("peers", "superpeer.listen", Tcp, superpeer.enabled, &superpeer.listen),
             ("peers", "superpeer.listen", Utp, superpeer.enabled && superpeer.utp, &superpeer.listen),
             ("tracker", "tracker.listen", Tcp, tracker.enabled, &tracker.listen),

@@ -143,6 +143,17 @@ mod tests {
     }
 
     #[test]
+    fn the_administration_over_tls_has_a_socket_of_its_own() {
+        let units = made("[admin]\ntls_listen = [\"[::]:443\"]\n");
+        assert_eq!(names(&units), ["skerry-admin-tls.socket"]);
+        let text = &units[0].text;
+        assert!(
+            text.contains("FileDescriptorName=admin-tls\n") && text.contains("ListenStream=[::]:443\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn every_low_port_has_a_socket_and_no_high_one_alone() {
         let tables = ["public.listen", "public.tls_listen", "superpeer.listen"];
         for mask in 0..8 {

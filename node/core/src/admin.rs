@@ -1,5 +1,13 @@
-//! The admin listener: metrics, health, drain, and what the roles add. Loopback by default; a
-//! bearer token is asked for once it leaves loopback (RFC 6750 §2.1).
+//! The admin listeners: metrics, health, drain, and what the roles add. In the clear on loopback, by default;
+//! a bearer token is asked for once that leaves loopback (RFC 6750 §2.1). Over TLS operators come in by their
+//! certificates. Of what changes something the log tells who did it.
+
+mod change;
+mod config;
+mod remote;
+
+pub use config::AdminConfig;
+pub use remote::Remote;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,16 +18,18 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use prometheus::Registry;
 
-use crate::config::AdminConfig;
 use crate::connection::Connection;
 use crate::lifecycle::{Lifecycle, Phase};
+use crate::operator::Refused;
 use crate::role::Role;
 use crate::worker::Handler;
 use crate::{Body, Error, metrics, problem};
 
+use change::Change;
+
 const MAX_REQUEST: usize = 1024 * 1024;
 
-/// Answers the admin listener's requests.
+/// Answers the requests of the admin listeners.
 pub struct Admin {
     /// Name and version of this node, for `/status`.
     pub identity: serde_json::Value,
@@ -31,8 +41,28 @@ pub struct Admin {
     pub lifecycle: Lifecycle,
     /// How long `POST /drain` lets bodies run.
     pub drain: Duration,
-    /// Asked for when present.
+    /// Asked for in the clear when present.
     pub token: Option<String>,
+    /// Who may come in over TLS, where that is served.
+    pub remote: Option<Remote>,
+}
+
+/// Who makes a request.
+#[derive(Debug, Clone)]
+struct Caller {
+    /// The listener: `admin` or `admin-tls`.
+    listener: &'static str,
+    /// The name in an operator's certificate. In the clear nobody has a name: `token`, or `local` where none is
+    /// asked for.
+    operator: String,
+}
+
+/// Why a request is not looked at.
+enum Stranger {
+    Token,
+    Certificate(Refused),
+    /// A page of another site makes the operator's browser ask.
+    Page,
 }
 
 /// Reads the configured token, if any.
@@ -51,13 +81,11 @@ impl Handler for Admin {
 
     fn lane(self: &Arc<Self>) {}
 
-    async fn handle(self: Arc<Self>, request: Request<Body>, _connection: Arc<Connection>) -> Response<Body> {
-        if !self.authorized(&request) {
-            let mut response =
-                problem::response(StatusCode::UNAUTHORIZED, "this listener asks for its bearer token");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            return response;
-        }
+    async fn handle(self: Arc<Self>, request: Request<Body>, connection: Arc<Connection>) -> Response<Body> {
+        let caller = match self.caller(&request, &connection) {
+            Ok(caller) => caller,
+            Err(stranger) => return stranger.answer(),
+        };
         let (parts, body) = request.into_parts();
         let limit =
             self.roles.iter().find_map(|role| role.admin_limit(parts.uri.path())).unwrap_or(MAX_REQUEST);
@@ -65,11 +93,60 @@ impl Handler for Admin {
             let detail = format!("the request body is cut or longer than {limit} bytes");
             return problem::response(StatusCode::PAYLOAD_TOO_LARGE, &detail);
         };
-        self.route(Request::from_parts(parts, body.to_bytes())).await
+        let request = Request::from_parts(parts, body.to_bytes());
+        if !changes(request.method()) {
+            return self.route(request).await;
+        }
+        let change = Change::begin(caller, connection.peer, &request);
+        let response = self.route(request).await;
+        change.end(response.status());
+        response
+    }
+}
+
+/// Whether requests of this method may change something (RFC 9110 §9.2.1).
+fn changes(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD)
+}
+
+impl Stranger {
+    fn answer(&self) -> Response<Body> {
+        match self {
+            Self::Token => {
+                let detail = "this listener asks for its bearer token";
+                let mut response = problem::response(StatusCode::UNAUTHORIZED, detail);
+                let scheme = HeaderValue::from_static("Bearer");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+                response
+            }
+            Self::Certificate(refused) => problem::response(StatusCode::FORBIDDEN, &refused.to_string()),
+            Self::Page => {
+                problem::response(StatusCode::FORBIDDEN, "pages of other sites may change nothing here")
+            }
+        }
     }
 }
 
 impl Admin {
+    fn caller(&self, request: &Request<Body>, connection: &Connection) -> Result<Caller, Stranger> {
+        let caller = if connection.secure {
+            let remote = self.remote.as_ref().ok_or(Stranger::Certificate(Refused::Missing))?;
+            let operator = remote.operator(connection.certificate.as_deref());
+            Caller { listener: "admin-tls", operator: operator.map_err(Stranger::Certificate)? }
+        } else if self.authorized(request) {
+            let operator = if self.token.is_some() { "token" } else { "local" };
+            Caller { listener: "admin", operator: operator.into() }
+        } else {
+            return Err(Stranger::Token);
+        };
+        // A browser shows an operator's certificate for whatever page asks, and says which (Fetch Metadata).
+        let from = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+        if changes(request.method()) && matches!(from, Some(b"cross-site" | b"same-site")) {
+            return Err(Stranger::Page);
+        }
+        Ok(caller)
+    }
+
     fn authorized(&self, request: &Request<Body>) -> bool {
         let Some(token) = &self.token else { return true };
         let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -146,3 +223,6 @@ pub fn json(value: &serde_json::Value) -> Response<Body> {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,35 +127,6 @@ impl PublicConfig {
     }
 }
 
-/// `[admin]`: the operator's listener.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
-#[serde(default, deny_unknown_fields)]
-pub struct AdminConfig {
-    /// Address of metrics, health, purge and drain.
-    pub listen: SocketAddr,
-    /// File with the bearer token that is asked for; needed when `listen` leaves loopback.
-    pub token_file: PathBuf,
-}
-
-impl Default for AdminConfig {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9180)), token_file: PathBuf::new() }
-    }
-}
-
-impl AdminConfig {
-    /// What cannot be said by types; the error is a key and a reason.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
-        if !self.listen.ip().is_loopback() && self.token_file.as_os_str().is_empty() {
-            return Err((
-                "admin.token_file",
-                "must name a file, since `admin.listen` is not on loopback".into(),
-            ));
-        }
-        Ok(())
-    }
-}
-
 /// A table as a commented TOML fragment: every key with its doc comment and default.
 pub fn commented<T: Serialize + DocumentedFields>(table: &str, value: &T) -> String {
     let body = toml::to_string(value).unwrap_or_default();

@@ -28,7 +28,7 @@ pub struct Connection {
     pub via: SocketAddr,
     /// Whether the client speaks TLS.
     pub secure: bool,
-    /// The client's certificate (DER), verified against `public.tls_client_ca_file`, when it has one.
+    /// The client's certificate (DER), verified against the listener's authority, when it has one.
     pub certificate: Option<Arc<[u8]>>,
     /// Milliseconds, advanced by the worker's sweep.
     clock: Arc<AtomicU64>,

@@ -19,6 +19,7 @@ pub mod listen;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
+pub mod operator;
 pub mod problem;
 pub mod proxy_protocol;
 pub mod role;

@@ -176,7 +176,7 @@ impl<H: Handler> Worker<H> {
         let Some(acceptor) = tls else {
             return self.http1(stream, self.admit((peer, via), None, &guard)).await;
         };
-        match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+        match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream).into_fallible()).await {
             Ok(Ok(stream)) => {
                 let connection = self.admit((peer, via), Some(stream.get_ref().1), &guard);
                 if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -185,9 +185,11 @@ impl<H: Handler> Worker<H> {
                     self.http1(stream, connection).await;
                 }
             }
-            Ok(Err(error)) => {
+            Ok(Err((error, mut stream))) => {
                 self.shared.metrics.handshake_failures.inc();
                 log::debug!(peer:%; "TLS handshake failed: {error}");
+                // The alert says why, and the request of a client that does not know yet is on its way.
+                let _ = tokio::time::timeout(GOODBYE_LIMIT, linger(&mut stream)).await;
             }
             Err(_) => self.shared.metrics.timed_out.inc(),
         }
@@ -362,7 +364,7 @@ impl<H: Handler> Drop for Open<H> {
     }
 }
 
-/// Closes after an answer. What the client sends meanwhile is read and forgotten, since a socket
+/// Closes after an answer or an alert. What the client sends meanwhile is read and forgotten, since a socket
 /// that is closed over unread bytes takes the end of the answer with it (RFC 9112 §9.6).
 async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> std::io::Result<()> {
     stream.shutdown().await?;

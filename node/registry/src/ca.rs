@@ -19,6 +19,7 @@ use rcgen::{
     date_time_ymd,
 };
 use sha2::{Digest, Sha256};
+use skerry_core::operator;
 
 use crate::error::CaError;
 use crate::{hex, identity, random};
@@ -135,10 +136,38 @@ impl Authority {
         let mut params = params(now_ms, days)?;
         params.distinguished_name = name(subject.id);
         params.subject_alt_names = alternative_names(subject)?;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        self.certify(request, params)
+    }
+
+    /// Signs a certificate by which an operator administrates nodes of the fleet from afar
+    /// ([`skerry_core::operator`]), for the key of a request. It is told as [`Self::sign`] tells a node's.
+    ///
+    /// # Errors
+    /// When that is no name of an operator.
+    pub fn sign_operator(
+        &self,
+        request: &Request,
+        operator: &str,
+        days: u64,
+        now_ms: u64,
+    ) -> Result<String, CaError> {
+        let refused = || CaError::Operator(operator.chars().take(80).collect());
+        if !operator::is_name(operator) {
+            return Err(refused());
+        }
+        let mut params = params(now_ms, days)?;
+        params.distinguished_name = name(operator);
+        let uri = Ia5String::try_from(operator::uri(operator)).map_err(|_| refused())?;
+        params.subject_alt_names = vec![SanType::URI(uri)];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.certify(request, params)
+    }
+
+    fn certify(&self, request: &Request, mut params: CertificateParams) -> Result<String, CaError> {
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         let certificate =
             params.signed_by(&request.0.public_key, &self.issuer).map_err(make("certificate"))?;

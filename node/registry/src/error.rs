@@ -105,6 +105,9 @@ pub enum CaError {
     /// A name that no certificate can carry.
     #[error("`{0}` is no host name or address")]
     Name(String),
+    /// A name that no operator can have.
+    #[error("`{0}` is no operator's name: at most 64 letters, digits and `-._@`, a letter or digit first")]
+    Operator(String),
     /// More names than a certificate carries.
     #[error("a certificate carries at most {most} names")]
     Names {

@@ -1,4 +1,6 @@
-//! A small HTTP/1.1 client for the admin listener of a running node.
+//! A small HTTP/1.1 client for the admin listeners of a running node.
+
+mod tls;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,8 +13,11 @@ use http::{Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use super::Cli;
 
@@ -26,12 +31,14 @@ const LONGEST_LINE: usize = 64 << 10;
 /// Which node is asked, and by what right.
 #[derive(Debug, Args)]
 pub(super) struct Target {
-    /// Admin listener of the node [default: $SKERRY_NODE, else http://127.0.0.1:9180]
+    /// Admin listener of the node, http:// or https:// [default: $SKERRY_NODE, else http://127.0.0.1:9180]
     #[arg(long, value_name = "URL", value_parser = parse)]
     node: Option<Node>,
-    /// File with the bearer token that the admin listener asks for
+    /// File with the bearer token that an admin listener in the clear asks for
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    identity: tls::Identity,
 }
 
 /// Where an admin listener is.
@@ -40,22 +47,26 @@ struct Node {
     host: String,
     port: u16,
     authority: String,
+    secure: bool,
 }
 
-/// Reads `http://HOST[:PORT]`, or without the scheme.
+/// Reads `http://HOST[:PORT]`, also without the scheme, and `https://HOST[:PORT]`.
 fn parse(text: &str) -> Result<Node, String> {
     let uri = text.parse::<Uri>().map_err(|error| format!("not an address: {error}"))?;
-    if !matches!(uri.scheme_str(), None | Some("http")) {
-        return Err("the admin listener speaks plain HTTP: write http://HOST:PORT".into());
-    }
+    let (secure, port) = match uri.scheme_str() {
+        None | Some("http") => (false, 80),
+        Some("https") => (true, 443),
+        Some(_) => return Err("write http://HOST:PORT or https://HOST:PORT".into()),
+    };
     let authority = uri.authority().ok_or("it names no host: write http://HOST:PORT")?;
     if authority.as_str().contains('@') || !matches!(uri.path(), "" | "/") {
         return Err("only http://HOST:PORT, nothing before or after it".into());
     }
     Ok(Node {
         host: authority.host().trim_matches(['[', ']']).to_owned(),
-        port: authority.port_u16().unwrap_or(80),
+        port: authority.port_u16().unwrap_or(port),
         authority: authority.to_string(),
+        secure,
     })
 }
 
@@ -63,6 +74,8 @@ fn parse(text: &str) -> Result<Node, String> {
 pub(super) struct Client {
     node: Node,
     token: Option<String>,
+    /// For a node that is reached over TLS.
+    tls: Option<TlsConnector>,
     patience: Duration,
     runtime: tokio::runtime::Runtime,
 }
@@ -73,11 +86,18 @@ impl Client {
         let node = match &target.node {
             Some(node) => node.clone(),
             None => match std::env::var("SKERRY_NODE") {
-                Ok(text) => parse(&text).unwrap_or_else(|reason| {
-                    Cli::command().error(ErrorKind::ValueValidation, format!("SKERRY_NODE: {reason}")).exit()
-                }),
+                Ok(text) => parse(&text).unwrap_or_else(|reason| usage(&format!("SKERRY_NODE: {reason}"))),
                 Err(_) => parse(DEFAULT_NODE).map_err(|reason| anyhow!("{DEFAULT_NODE}: {reason}"))?,
             },
+        };
+        let tls = if node.secure {
+            let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+            let identity = target.identity.complete(|name| variable(name).map(PathBuf::from));
+            Some(identity.unwrap_or_else(|reason| usage(&reason)).connector()?)
+        } else if target.identity.is_given() {
+            usage("a certificate and an authority are for https://, and the node's address is http://")
+        } else {
+            None
         };
         let token = target
             .token_file
@@ -88,7 +108,8 @@ impl Client {
             })
             .transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { node, token: token.map(|token| token.trim().to_owned()), patience: ANSWER, runtime })
+        let token = token.map(|token| token.trim().to_owned());
+        Ok(Self { node, token, tls, patience: ANSWER, runtime })
     }
 
     /// Waits so long for an answer, where that is more than usual.
@@ -175,14 +196,7 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Response<Incoming>> {
-        let Node { host, port, authority } = &self.node;
-        let stream = TcpStream::connect((host.as_str(), *port)).await.with_context(|| {
-            format!("no node answers at http://{authority}; --node or SKERRY_NODE says where it is")
-        })?;
-        let failed = || format!("{authority} does not speak HTTP as expected");
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.with_context(failed)?;
-        tokio::spawn(connection);
+        let Node { host, port, authority, secure } = &self.node;
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, authority);
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -191,8 +205,51 @@ impl Client {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let request = request.body(Full::new(body)).context("the token holds what no header may")?;
-        sender.send_request(request).await.with_context(failed)
+        let stream = TcpStream::connect((host.as_str(), *port)).await.with_context(|| {
+            let scheme = if *secure { "https" } else { "http" };
+            format!("no node answers at {scheme}://{authority}; --node or SKERRY_NODE says where it is")
+        })?;
+        let Some(tls) = &self.tls else { return self.exchange(stream, request).await };
+        let name = ServerName::try_from(host.clone())
+            .with_context(|| format!("`{host}` is no name that TLS knows"))?;
+        let stream = tls.connect(name, stream).await;
+        self.exchange(stream.with_context(|| format!("{authority} is not believed"))?, request).await
     }
+
+    async fn exchange<S>(
+        &self,
+        stream: S,
+        request: Request<Full<Bytes>>,
+    ) -> anyhow::Result<Response<Incoming>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let authority = &self.node.authority;
+        let failed = || format!("{authority} does not speak HTTP as expected");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.with_context(failed)?;
+        let connection = tokio::spawn(connection);
+        let error = match sender.send_request(request).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        drop(sender);
+        if let Some(refusal) = tls::refusal(authority, &error) {
+            return Err(refusal);
+        }
+        // The connection may know more of why it ended than the request does.
+        if let Ok(Err(ended)) = connection.await
+            && let Some(refusal) = tls::refusal(authority, &ended)
+        {
+            return Err(refusal);
+        }
+        Err(error).with_context(failed)
+    }
+}
+
+/// Ends the process as for words that are wrong.
+fn usage(reason: &str) -> ! {
+    Cli::command().error(ErrorKind::ValueValidation, reason).exit()
 }
 
 #[cfg(test)]
@@ -207,11 +264,13 @@ mod tests {
         assert_eq!(parse("http://127.0.0.1:9180/").unwrap(), node);
         let node = parse("http://[::1]:9180").unwrap();
         assert_eq!((node.host.as_str(), node.port, node.authority.as_str()), ("::1", 9180, "[::1]:9180"));
+        assert!(!node.secure && parse("https://edge-7.example:9443").unwrap().secure);
+        assert_eq!(["http://a", "https://a"].map(|text| parse(text).unwrap().port), [80, 443]);
     }
 
     #[test]
     fn what_is_no_node_is_told_apart() {
-        for text in ["", "https://a:1", "http://a:1/status", "/status", "http://u@a:1", "http://a b"] {
+        for text in ["", "ftp://a:1", "http://a:1/status", "/status", "http://u@a:1", "http://a b"] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use skerry_core::Error;
 
+mod admin;
 mod client;
 mod config;
 mod image;
@@ -53,6 +54,9 @@ enum Command {
     /// Let machines into the fleet, and show its nodes
     #[command(subcommand)]
     Node(node::Node),
+    /// Make certificates of operators, who administrate nodes from afar
+    #[command(subcommand)]
+    Admin(admin::Admin),
     /// Make torrents, show what they say, and check files against them
     #[command(subcommand)]
     Torrent(torrent::Torrent),
@@ -72,6 +76,7 @@ impl Cli {
             Command::Policy(policy) => policy.execute(),
             Command::Store(store) => store.execute(),
             Command::Node(node) => node.execute(),
+            Command::Admin(admin) => admin.execute(),
             Command::Torrent(torrent) => torrent.execute(),
             Command::Image(image) => image.execute(),
         }
@@ -142,7 +147,9 @@ mod tests {
             (&[][..], false),
             (&["--soft"][..], false),
             (&["--tag", "red", "--url", "http://a/"][..], false),
-            (&["--tag", "red", "--node", "https://a"][..], false),
+            (&["--tag", "red", "--node", "ftp://a"][..], false),
+            (&["--tag", "red", "--node", "https://a", "--certificate", "c", "--key", "k"][..], true),
+            (&["--tag", "red", "--node", "https://a", "--certificate", "c"][..], false),
         ] {
             let parsed = Cli::try_parse_from([&["skerry", "purge"][..], words].concat());
             assert_eq!(parsed.is_ok(), right, "{words:?}");

@@ -109,7 +109,7 @@ pub(super) fn store_lines(stats: &Value) -> Vec<String> {
 
 fn listeners(listeners: &Value) -> String {
     let mut all = Vec::new();
-    for name in ["public", "tls", "admin", "peers", "tracker"] {
+    for name in ["public", "tls", "admin", "admin_tls", "peers", "tracker"] {
         let one = listeners[name].as_str().into_iter();
         let several = listeners[name].as_array().into_iter().flatten().filter_map(Value::as_str);
         all.extend(one.chain(several).map(|address| format!("{address} ({name})")));

@@ -49,13 +49,15 @@ impl Default for PublicTable {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct AdminTable {
-    /// Address of metrics, health and the like.
+    /// Address of metrics, health and the like, in the clear.
     pub listen: SocketAddr,
+    /// Addresses of the same over TLS, for operators elsewhere.
+    pub tls_listen: Vec<SocketAddr>,
 }
 
 impl Default for AdminTable {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9180)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9180)), tls_listen: Vec::new() }
     }
 }
 

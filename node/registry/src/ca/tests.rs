@@ -67,6 +67,28 @@ fn what_it_signs_is_good_at_both_ends_of_tls() {
 }
 
 #[test]
+fn an_operator_is_no_node_and_answers_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::create(folder.path(), NOW).unwrap();
+    let request = Request::parse(&NewKey::make().unwrap().request).unwrap();
+    let now = crate::clock::wall_ms();
+    let pem = authority.sign_operator(&request, "alice", 30, now).unwrap();
+    let chain = chain(&pem);
+    assert!(lets_in(&authority, &pem, now) && !lets_in(&authority, &pem, now + 31 * DAY_MS));
+    assert_eq!(identity::node_of(&chain[0]), None);
+    assert_eq!(operator::Operators::default().name_of(&chain[0]).as_deref(), Ok("alice"));
+    let builder = WebPkiServerVerifier::builder_with_provider(roots(&authority), default_provider().into());
+    let name = ServerName::try_from("alice").unwrap();
+    assert!(
+        builder.build().unwrap().verify_server_cert(&chain[0], &chain[1..], &name, &[], at(now)).is_err()
+    );
+    for wrong in ["", "a b", "../node/edge", "a/b"] {
+        let refused = authority.sign_operator(&request, wrong, 30, now);
+        assert!(matches!(refused, Err(CaError::Operator(_))), "{wrong}");
+    }
+}
+
+#[test]
 fn another_fleet_s_nodes_are_strangers() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let one = Authority::create(one.path(), NOW).unwrap();
