@@ -54,6 +54,11 @@ pub struct SuperPeerConfig {
     pub rate_bytes_per_peer: u64,
     /// Bytes that wait for one slow peer's socket.
     pub send_buffer_bytes: usize,
+    /// Memory for all that peers wait for, beside the store's memory tier: chunks of which a part is on its
+    /// way, or that are read for a peer, and copies for encrypted connections. What is in the memory tier
+    /// does not count. When it is used up nothing is read ahead, each peer has one chunk at a time, in turn,
+    /// and who takes what it asked for slowest is let go. Each served peer may take 128 KiB more.
+    pub memory_bytes: u64,
     /// Longest wait for a peer's handshake.
     pub handshake_timeout_seconds: u64,
     /// A peer that says nothing for so long is let go; clients send something every 120 seconds.
@@ -92,6 +97,7 @@ impl Default for SuperPeerConfig {
             rate_bytes_per_torrent: 0,
             rate_bytes_per_peer: 0,
             send_buffer_bytes: 1 << 20,
+            memory_bytes: 256 << 20,
             handshake_timeout_seconds: 10,
             idle_timeout_seconds: 300,
             write_timeout_seconds: 60,
@@ -122,6 +128,10 @@ impl SuperPeerConfig {
                 return Err((key, format!("must be from {} to {}", range.start(), range.end())));
             }
         }
+        // There must be room for some of the longest chunks, which have 16 MiB.
+        if !(64 << 20..=1 << 40).contains(&self.memory_bytes) {
+            return Err(("superpeer.memory_bytes", "must be from 67108864 to 1099511627776".into()));
+        }
         for (key, value) in [
             ("superpeer.handshake_timeout_seconds", self.handshake_timeout_seconds),
             ("superpeer.idle_timeout_seconds", self.idle_timeout_seconds),
@@ -133,5 +143,20 @@ impl SuperPeerConfig {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_has_room_for_the_longest_chunks() {
+        let check = |memory_bytes| SuperPeerConfig { memory_bytes, ..SuperPeerConfig::default() }.check();
+        assert_eq!(SuperPeerConfig::default().check(), Ok(()));
+        for wrong in [0, (64 << 20) - 1, u64::MAX] {
+            assert_eq!(check(wrong).unwrap_err().0, "superpeer.memory_bytes");
+        }
+        assert_eq!(check(64 << 20), Ok(()));
     }
 }

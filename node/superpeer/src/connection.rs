@@ -2,12 +2,14 @@
 //!
 //! A task for each connection, on the thread that accepted it. While a peer is idle the task holds no
 //! buffer: what arrives is read into one that all of the thread's connections share. Requests become
-//! slices of chunks in the [`Outbox`]; a chunk that is not in memory is loaded while nothing else of
-//! the connection moves but what is already on its way. Whatever a peer asks for waits in a queue of its
-//! own and bounded length, and is answered as the socket takes the answers.
+//! slices of chunks in the [`Outbox`]; a chunk that is not in memory is loaded, when there is room for it
+//! ([`memory`](crate::memory)), while nothing else of the connection moves but what is already on its way.
+//! Whatever a peer asks for waits in a queue of its own and bounded length, and is answered as the socket
+//! takes the answers.
 
 mod feed;
 mod hear;
+mod hold;
 
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
@@ -20,13 +22,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use skerry_core::bucket::Bucket;
-use skerry_store::ReadAhead;
 use skerry_wire::mse::Cipher;
 use skerry_wire::peer::extension::Extensions;
 use skerry_wire::peer::{BLOCK, Bitfield, Block, Decoder, Error, HashRequest, Message, Reserved};
 
 use crate::allowed::Allowed;
 use crate::greeting::{self, Greeted, Refused};
+use crate::hashing::Allowance;
+use crate::load::Ahead;
+use crate::memory::{Chunk, Room};
 use crate::node::Node;
 use crate::outbox::Outbox;
 use crate::places::Seat;
@@ -35,7 +39,7 @@ use crate::wire::Wire;
 
 /// Bytes read at once.
 const READ: usize = 64 * 1024;
-/// With a rate limit, bytes that are queued before it is looked at again, at most.
+/// With a rate limit, bytes that are queued before it is looked at again, at most; and while memory is short.
 const LIMITED_BATCH: usize = 128 * 1024;
 /// Chunks that are read before their turn.
 const AHEAD: usize = 4;
@@ -121,6 +125,7 @@ pub(crate) async fn serve(node: Arc<Node>, mut wire: Wire, mut seat: Seat) {
     let address = seat.peer.address;
     let mut connection = Connection::new(node.clone(), wire, seat, greeted);
     let end = connection.run().await;
+    connection.let_go();
     connection.wire.finish().await;
     node.metrics.connections.dec();
     if let Err(end) = end {
@@ -139,7 +144,7 @@ struct Shown {
 
 /// What was waited for.
 enum Loaded {
-    Chunk(usize, usize, Option<Bytes>),
+    Chunk(usize, usize, Option<Arc<Chunk>>),
     Block(Block, Option<Bytes>),
     Hashes(HashRequest, Option<Vec<[u8; 32]>>),
 }
@@ -181,9 +186,13 @@ struct Connection {
     had: u32,
     theirs: Extensions,
     /// The chunk that was used last.
-    at_hand: Option<(usize, usize, Bytes)>,
+    at_hand: Option<(usize, usize, Arc<Chunk>)>,
     loading: Option<Loading>,
-    ahead: VecDeque<(usize, usize, ReadAhead)>,
+    ahead: VecDeque<(usize, usize, Ahead)>,
+    /// What counts for bytes on their way that are no slices of chunks.
+    copies: Room,
+    /// What may be read for the hashes that it asks for.
+    hashable: Allowance,
     rate: Bucket,
     /// Bytes that are queued at once where a rate is limited.
     batch: usize,
@@ -203,6 +212,10 @@ struct Connection {
     said: Instant,
     /// When the socket last took a byte, or had none to take.
     moved: Instant,
+    /// Bytes that it has taken since it last had taken a whole stretch of them, or had none to take; and when
+    /// that was.
+    stretch: usize,
+    stretch_since: Instant,
 }
 
 impl Drop for Connection {
@@ -223,6 +236,8 @@ impl Connection {
         let mut connection = Self {
             rate: Bucket::new(config.rate_bytes_per_peer),
             batch: feed::batch(rates),
+            copies: node.memory.no_room(),
+            hashable: Allowance::of_peer(config.rate_bytes_per_peer, now),
             decoder: Decoder::new(pieces).with_extended(MOST_HEARD),
             longest: MOST_HEARD.max(1 + pieces.div_ceil(8) as usize),
             node,
@@ -258,6 +273,8 @@ impl Connection {
             heard: now,
             said: now,
             moved: now,
+            stretch: 0,
+            stretch_since: now,
         };
         if handshake.reserved.contains(Reserved::EXTENSION) {
             connection.introduce();
@@ -275,6 +292,7 @@ impl Connection {
         loop {
             self.fill()?;
             let is_blocked = self.flush()?;
+            self.count_copies();
             if self.closing && self.outbox.is_empty() {
                 return Err(if self.seat.peer.makes_room() { End::Crowded } else { End::Draining });
             }
@@ -289,9 +307,7 @@ impl Connection {
             tokio::select! {
                 ready = self.wire.ready(&mut self.outbox) => {
                     let ready = ready?;
-                    if ready.written > 0 {
-                        self.moved = Instant::now();
-                    }
+                    self.took(ready.written);
                     if ready.is_readable && self.read()? {
                         tokio::task::yield_now().await;
                     }
@@ -365,9 +381,7 @@ impl Connection {
 
     fn say(&mut self, message: &Message<'_>) {
         self.said = Instant::now();
-        if self.outbox.is_empty() {
-            self.moved = self.said;
-        }
+        self.begin_to_wait();
         self.outbox.say(message, &mut self.outgoing);
     }
 
@@ -377,7 +391,7 @@ impl Connection {
         while !self.outbox.is_empty() {
             match self.outbox.write(|slices| self.wire.try_write(slices)) {
                 Ok(0) => return Err(End::Closed),
-                Ok(_) => self.moved = Instant::now(),
+                Ok(count) => self.took(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) => return Err(error.into()),
             }
@@ -390,6 +404,9 @@ impl Connection {
 
     /// Somebody has changed what this connection should know.
     fn woken(&mut self) -> Result<(), End> {
+        if self.seat.peer.is_cut() && self.is_slow() {
+            return Err(End::Slow);
+        }
         if self.seat.peer.is_closing() && !self.closing {
             self.closing = true;
             self.allowed = None;
@@ -435,6 +452,7 @@ impl Connection {
             self.active = now;
         }
         self.seat.peer.active(self.active);
+        self.seat.peer.behind(self.behind());
         if !is_busy {
             // Nothing is kept for a peer that wants nothing now.
             self.at_hand = None;

@@ -3,9 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use skerry_store::StoreError;
+use skerry_store::{Catalogue, StoreError};
 use skerry_wire::mse::{Acceptor, Cipher, Method, Methods, Random};
-use skerry_wire::peer::{HANDSHAKE_LENGTH, Handshake, Reserved};
+use skerry_wire::peer::{HANDSHAKE_LENGTH, Handshake, PROTOCOL, Reserved};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::Encryption;
@@ -74,15 +74,29 @@ pub(crate) async fn accept(
         Encryption::Require => Methods::RC4,
     };
     let mut acceptor = Acceptor::new(random(), methods, Method::Plain);
-    let mut read = [0; READ];
+    let (mut read, mut seen, mut is_plain) = ([0; READ], 0, true);
     let established = loop {
         let count = stream.read(&mut read).await?;
         if count == 0 {
             return Err(Refused::Closed);
         }
+        let rest = &PROTOCOL[seen.min(PROTOCOL.len())..];
+        is_plain &= read[..count].iter().zip(rest).all(|(byte, plain)| byte == plain);
+        seen += count;
         let mut answer = Vec::new();
-        let behind = |keyed: &[u8; 20]| node.catalogue.behind(keyed).ok().flatten();
-        let step = acceptor.receive(&read[..count], &mut answer, behind).map_err(Refused::Encryption)?;
+        let step = if is_plain {
+            acceptor.receive(&read[..count], &mut answer, |_| None)
+        } else {
+            let unseal = move |catalogue: &Catalogue| {
+                let behind = |keyed: &[u8; 20]| catalogue.behind(keyed).ok().flatten();
+                let step = acceptor.receive(&read[..count], &mut answer, behind);
+                (acceptor, answer, step)
+            };
+            let (back, said, step) = node.unseal(unseal).await?;
+            (acceptor, answer) = (back, said);
+            step
+        };
+        let step = step.map_err(Refused::Encryption)?;
         if !answer.is_empty() {
             if node.config.encryption == Encryption::Refuse {
                 return Err(Refused::Encryption(skerry_wire::mse::Error::Synchronisation));
@@ -133,4 +147,56 @@ fn random() -> Random {
     let mut pad = vec![0; fastrand::usize(..=PAD)];
     fastrand::fill(&mut pad);
     Random { private_key, pad, sealed_pad: fastrand::usize(..=PAD) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use skerry_wire::mse::Initiator;
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::config::SuperPeerConfig;
+    use crate::node::tests::{all_unsealing, holding};
+
+    #[tokio::test]
+    async fn an_encrypted_handshake_waits_for_its_turn_and_a_plain_one_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, info_hash) = holding(folder.path(), SuperPeerConfig::default(), &[7; 1000]);
+        let hello = Handshake { reserved: Reserved::FAST, info_hash, peer_id: [1; 20] }.encode().to_vec();
+        let turns = all_unsealing(&node);
+
+        let (mut ours, mut theirs) = duplex(4096);
+        theirs.write_all(&hello).await.unwrap();
+        let greeted = accept(&node, &mut ours).await.unwrap();
+        assert_eq!((greeted.handshake.info_hash, greeted.outgoing.is_plain()), (info_hash, true));
+
+        let (mut ours, mut theirs) = duplex(4096);
+        let mut words = Vec::new();
+        let mut peer = Initiator::start(random(), info_hash, Methods::RC4, hello, &mut words).unwrap();
+        theirs.write_all(&words).await.unwrap();
+        let mut accepting = pin!(accept(&node, &mut ours));
+        let mut idle = Context::from_waker(Waker::noop());
+        assert!(accepting.as_mut().poll(&mut idle).is_pending());
+        let mut read = [0; READ];
+        assert!(pin!(theirs.read(&mut read)).poll(&mut idle).is_pending(), "nothing is answered yet");
+
+        drop(turns);
+        let meeting = async {
+            loop {
+                let count = theirs.read(&mut read).await.unwrap();
+                words.clear();
+                let over = peer.receive(&read[..count], &mut words).unwrap().is_some();
+                theirs.write_all(&words).await.unwrap();
+                if over {
+                    break;
+                }
+            }
+        };
+        let (greeted, ()) = tokio::join!(accepting, meeting);
+        let greeted = greeted.unwrap();
+        assert_eq!((greeted.handshake.info_hash, greeted.outgoing.is_plain()), (info_hash, false));
+    }
 }

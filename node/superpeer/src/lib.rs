@@ -4,8 +4,9 @@
 //! Else the peer joins the torrent's `swarm`, is given a place at the table when there is one
 //! (`places`, `choke`; a taste of it until then: `allowed`), and its requests go out as slices of
 //! the memory tier's chunks (`connection`, `outbox`), over TCP and, where it is wanted, uTP (`wire`,
-//! `utp`). What cannot be given is withdrawn for a while. Nothing is asked of peers: what they upload is
-//! theirs to decide.
+//! `utp`). What peers keep in memory, and have read for hashes, is bounded over all of them (`memory`,
+//! `load`, `hashing`). What cannot be given is withdrawn for a while. Nothing is asked of peers: what they
+//! upload is theirs to decide.
 
 mod allowed;
 mod choke;
@@ -13,6 +14,9 @@ pub mod config;
 mod connection;
 pub mod error;
 mod greeting;
+mod hashing;
+mod load;
+mod memory;
 pub mod metrics;
 mod node;
 mod offers;

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use skerry_core::api::Demand;
 use skerry_core::bucket::Bucket;
@@ -15,6 +14,8 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::choke::ROUND;
 use crate::config::SuperPeerConfig;
+use crate::hashing::Hashing;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::places::{Limits, Places};
 use crate::swarm::Swarm;
@@ -25,10 +26,13 @@ const OPENING: usize = 4;
 const LATELY: usize = 64;
 /// Changes of the catalogue that come close together are looked at once.
 const SETTLE: Duration = Duration::from_secs(1);
+/// Encrypted handshakes that are worked on at once: each needs arithmetic with long numbers, and a look into
+/// the catalogue on disk.
+const UNSEALING: usize = 4;
 /// Files of one torrent that are counted as asked for.
 const MOST_ASKED: usize = 64;
-/// Requests for hashes that are worked on at once, where there is anything to compute.
-const HASHING: usize = 2;
+/// Who takes too much memory is looked at so long after it did, and as often.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The node, as its peers see it.
 pub(crate) struct Node {
@@ -44,8 +48,11 @@ pub(crate) struct Node {
     pub(crate) rate: Bucket,
     /// The node's peer id (BEP 20), new at every start.
     pub(crate) peer_id: [u8; 20],
-    /// A turn at computing hashes: a few bytes ask for those of a whole piece.
-    pub(crate) hashing: Arc<Semaphore>,
+    /// The memory that peers take.
+    pub(crate) memory: Arc<Memory>,
+    /// The work on hashes.
+    pub(crate) hashing: Hashing,
+    unsealing: Arc<Semaphore>,
     swarms: Mutex<HashMap<[u8; 20], Weak<Swarm>>>,
     /// Swarms that were opened lately, so that who comes and goes does not have one opened each time.
     lately: Mutex<Vec<Arc<Swarm>>>,
@@ -70,12 +77,14 @@ impl Node {
                 served: config.max_unchoked,
             }),
             rate: Bucket::new(config.rate_bytes),
+            memory: Memory::new(config.memory_bytes),
             changes: catalogue.changes(),
             config,
             catalogue,
             metrics,
             peer_id,
-            hashing: Arc::new(Semaphore::new(HASHING)),
+            hashing: Hashing::new(Instant::now()),
+            unsealing: Arc::new(Semaphore::new(UNSEALING)),
             swarms: Mutex::default(),
             lately: Mutex::default(),
             opening: Arc::new(Semaphore::new(OPENING)),
@@ -94,11 +103,17 @@ impl Node {
         if let Some(swarm) = self.known(&info_hash).filter(|swarm| !takes_v2 || !swarm.has_upgrade()) {
             return Ok(Some(swarm));
         }
-        let turn = self.opening.clone().acquire_owned().await.map_err(|_| StoreError::Closing)?;
         let node = self.clone();
-        // The turn ends with the work, whatever becomes of the connection.
-        let open = move || (node.open(info_hash, takes_v2), turn).0;
-        tokio::task::spawn_blocking(open).await.map_err(|_| StoreError::Closing)?
+        blocking(&self.opening, move || node.open(info_hash, takes_v2)).await?
+    }
+
+    /// Does the work of an encrypted handshake, which blocks, when it is its turn.
+    pub(crate) async fn unseal<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Catalogue) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let catalogue = self.catalogue.clone();
+        blocking(&self.unsealing, move || work(&catalogue)).await
     }
 
     fn known(&self, info_hash: &[u8; 20]) -> Option<Arc<Swarm>> {
@@ -206,6 +221,19 @@ impl Node {
         }
     }
 
+    /// Sees that peers take no more memory than they may. Runs for as long as it is polled.
+    pub(crate) async fn bound_memory(self: Arc<Self>) {
+        loop {
+            self.memory.pressed().await;
+            tokio::time::sleep(LOOK).await;
+            let now = Instant::now();
+            // The tier takes a look for a use. It is one: the chunk is on its way to somebody.
+            if self.memory.look(now, |id| self.catalogue.store().hot(id)) {
+                self.places.cut_slowest(now);
+            }
+        }
+    }
+
     /// Torrents with peers: their info-hashes, and how many peers.
     pub(crate) fn swarms(&self) -> Vec<(String, usize)> {
         let swarms: Vec<Arc<Swarm>> = self.swarms.lock().values().filter_map(Weak::upgrade).collect();
@@ -232,13 +260,13 @@ impl Node {
 
     /// What a load gives in time. Its turn at fetching again ends with it: an origin that hangs holds none.
     /// A failure is logged and gives nothing.
-    pub(crate) async fn load(
+    pub(crate) async fn load<T>(
         &self,
-        load: impl Future<Output = Result<Option<Bytes>, StoreError>>,
-    ) -> Option<Bytes> {
+        load: impl Future<Output = Result<Option<T>, StoreError>>,
+    ) -> Option<T> {
         let limit = Duration::from_secs(self.config.refill_timeout_seconds);
         match tokio::time::timeout(limit, load).await {
-            Ok(Ok(bytes)) => bytes,
+            Ok(Ok(loaded)) => loaded,
             Ok(Err(error)) => {
                 log::warn!("a chunk cannot be read for a peer: {error}");
                 None
@@ -248,5 +276,64 @@ impl Node {
                 None
             }
         }
+    }
+}
+
+/// Runs work that blocks when it is its turn. That ends with the work, whatever becomes of who asked for it.
+async fn blocking<T: Send + 'static>(
+    turns: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StoreError> {
+    let turn = turns.clone().acquire_owned().await.map_err(|_| StoreError::Closing)?;
+    tokio::task::spawn_blocking(move || (work(), turn).0).await.map_err(|_| StoreError::Closing)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::path::Path;
+
+    use bytes::Bytes;
+    use prometheus::Registry;
+    use skerry_store::catalogue::CameFrom;
+    use skerry_store::digest::Ingest;
+    use skerry_store::{Held, Store, StoreConfig};
+    use skerry_wire::metainfo::Kind;
+    use tokio::sync::OwnedSemaphorePermit;
+
+    use super::*;
+
+    /// Length of a chunk of [`holding`], bytes.
+    pub(crate) const CHUNK: usize = 1 << 18;
+
+    /// A node without a memory tier that holds `content`, and the info-hash of its v2 torrent, whose pieces
+    /// are chunks.
+    pub(crate) fn holding(folder: &Path, config: SuperPeerConfig, content: &[u8]) -> (Arc<Node>, [u8; 20]) {
+        let registry = Registry::new();
+        let store = StoreConfig { memory_tier_bytes: 0, reserve_bytes: 0, ..StoreConfig::default() };
+        let catalogue = Catalogue::open(Store::open(folder, &store, &registry).unwrap()).unwrap();
+        let (mut ingest, mut generations) = (Ingest::new(CHUNK as u32), Vec::new());
+        for chunk in content.chunks(CHUNK) {
+            let id = ingest.push(chunk);
+            let located = catalogue.store().put_blocking(id, &Bytes::copy_from_slice(chunk)).unwrap();
+            generations.push(located.generation);
+        }
+        let held = catalogue.add(Held {
+            resource: ingest.finish(),
+            generations,
+            name: "film".into(),
+            media_type: String::new(),
+            // What can be fetched again counts as held.
+            from: Some(CameFrom { site: "default".into(), target: "/film".into() }),
+            pin: None,
+            added_ms: 0,
+        });
+        let torrent = catalogue.add_torrent_of(&held.unwrap(), Kind::V2).unwrap();
+        let info_hash = InfoHash::V2(torrent.metainfo.info().hash_v2().unwrap()).wire();
+        (Node::new(config, catalogue, Metrics::new(&registry).unwrap()), info_hash)
+    }
+
+    /// All turns at encrypted handshakes.
+    pub(crate) fn all_unsealing(node: &Node) -> OwnedSemaphorePermit {
+        node.unsealing.clone().try_acquire_many_owned(UNSEALING as u32).unwrap()
     }
 }

@@ -2,10 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use skerry_store::ChunkId;
 use skerry_wire::mse::Cipher;
 use skerry_wire::peer::{Block, Message, PIECE_HEADER, piece_header};
+
+use crate::memory::Chunk;
 
 /// Buffers in one write.
 const BUFFERS: usize = 128;
@@ -15,20 +19,17 @@ const MOST_PINNED: usize = 8 << 20;
 /// Blocks and runs of messages that may wait, however short they are.
 const MOST_ITEMS: usize = 4096;
 
-/// The chunk that a block is a slice of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Source {
-    /// The file, and the chunk of its resource.
-    pub(crate) chunk: (usize, usize),
-    /// Length of the whole chunk, bytes.
-    pub(crate) length: usize,
+/// Blocks of one chunk, one after the other, with what else is said in between.
+struct Run {
+    chunk: Arc<Chunk>,
+    blocks: usize,
 }
 
 enum Item {
     /// Messages.
     Words(BytesMut),
-    /// A block, under its header, and what it keeps in memory that those before it do not, bytes.
-    Block([u8; PIECE_HEADER], Bytes, usize),
+    /// A block, under its header, and whether it is the next one of the first run.
+    Block([u8; PIECE_HEADER], Bytes, bool),
 }
 
 impl Item {
@@ -47,10 +48,12 @@ pub(crate) struct Outbox {
     /// Bytes of the first item that are sent.
     sent: usize,
     bytes: usize,
-    /// The chunk of the last block.
-    last: Option<Source>,
-    /// Bytes of all chunks that blocks here are slices of, give or take the first one.
+    /// The chunks that blocks here are slices of, each held until its last one is sent.
+    runs: VecDeque<Run>,
+    /// Bytes of those chunks.
     pinned: usize,
+    /// Bytes of those blocks.
+    sliced: usize,
 }
 
 impl Outbox {
@@ -64,9 +67,25 @@ impl Outbox {
         self.bytes == 0
     }
 
+    /// Bytes of the chunks that are kept in memory for what waits here.
+    pub(crate) fn pinned(&self) -> usize {
+        self.pinned
+    }
+
+    /// Bytes that wait here and are no slices of chunks, give or take a block.
+    pub(crate) fn copied(&self) -> usize {
+        self.bytes.saturating_sub(self.sliced)
+    }
+
     /// Whether another block of a chunk may be added: not when too many other chunks are kept already.
-    pub(crate) fn takes(&self, source: Source) -> bool {
-        self.items.len() < MOST_ITEMS && (self.last == Some(source) || self.pinned < MOST_PINNED)
+    pub(crate) fn takes(&self, chunk: &Arc<Chunk>) -> bool {
+        let is_last = self.runs.back().is_some_and(|run| Arc::ptr_eq(&run.chunk, chunk));
+        self.items.len() < MOST_ITEMS && (is_last || self.pinned < MOST_PINNED)
+    }
+
+    /// Whether the last block here is of another chunk than that.
+    pub(crate) fn ends_with_another(&self, id: &ChunkId) -> bool {
+        self.runs.back().is_some_and(|run| run.chunk.id() != id)
     }
 
     /// Adds a message.
@@ -86,23 +105,35 @@ impl Outbox {
         self.bytes += words.len() - before;
     }
 
-    /// Adds a block; without a `source` it is no slice of anything. In a plain stream its bytes stay where
+    /// Adds a block that is a slice of `chunk`, if it is one of any. In a plain stream its bytes stay where
     /// they are; an encrypted one needs a copy.
-    pub(crate) fn block(&mut self, block: &Block, data: Bytes, source: Option<Source>, cipher: &mut Cipher) {
+    pub(crate) fn block(
+        &mut self,
+        block: &Block,
+        data: Bytes,
+        chunk: Option<&Arc<Chunk>>,
+        cipher: &mut Cipher,
+    ) {
         let header = piece_header(block.piece, block.begin, data.len() as u32);
-        if cipher.is_plain() {
-            let pins = source.filter(|source| self.last != Some(*source)).map_or(0, |source| source.length);
-            self.bytes += PIECE_HEADER + data.len();
-            self.pinned += pins;
-            self.last = source.or(self.last);
-            self.items.push_back(Item::Block(header, data, pins));
-        } else {
-            self.words(cipher, |words| {
+        if !cipher.is_plain() {
+            return self.words(cipher, |words| {
                 words.reserve(PIECE_HEADER + data.len());
                 words.put_slice(&header);
                 words.put_slice(&data);
             });
         }
+        self.bytes += PIECE_HEADER + data.len();
+        if let Some(chunk) = chunk {
+            self.sliced += PIECE_HEADER + data.len();
+            match self.runs.back_mut().filter(|run| Arc::ptr_eq(&run.chunk, chunk)) {
+                Some(run) => run.blocks += 1,
+                None => {
+                    self.pinned += chunk.bytes().len();
+                    self.runs.push_back(Run { chunk: chunk.clone(), blocks: 1 });
+                }
+            }
+        }
+        self.items.push_back(Item::Block(header, data, chunk.is_some()));
     }
 
     /// Has `write` write what is first, in one call; it says how many bytes it has written.
@@ -138,6 +169,7 @@ impl Outbox {
     /// Gives memory back that is not needed while nothing waits.
     pub(crate) fn shrink(&mut self) {
         self.items.shrink_to_fit();
+        self.runs.shrink_to_fit();
     }
 
     fn advance(&mut self, written: usize) {
@@ -154,35 +186,74 @@ impl Outbox {
                 return;
             }
             self.sent -= length;
-            if let Some(Item::Block(_, _, pins)) = self.items.pop_front() {
-                self.pinned -= pins;
+            if let Some(Item::Block(_, _, true)) = self.items.pop_front() {
+                self.sliced -= length;
+                self.shorten_first_run();
             }
         }
-        self.last = None;
+    }
+
+    /// A block of the first run is sent.
+    fn shorten_first_run(&mut self) {
+        let Some(run) = self.runs.front_mut() else { return };
+        run.blocks -= 1;
+        if run.blocks == 0 {
+            self.pinned -= run.chunk.bytes().len();
+            self.runs.pop_front();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Memory;
+
+    const LENGTH: usize = 4 << 20;
 
     #[test]
     fn small_blocks_do_not_keep_many_chunks_in_memory() {
         let (mut outbox, mut plain) = (Outbox::default(), Cipher::Plain);
-        let block = Block { piece: 0, begin: 0, length: 1 };
-        let of = |chunk| Source { chunk: (0, chunk), length: 4 << 20 };
-        let mut add = |outbox: &mut Outbox, chunk| {
-            outbox.block(&block, Bytes::from_static(b"x"), Some(of(chunk)), &mut plain);
+        let (block, memory) = (Block { piece: 0, begin: 0, length: 1 }, Memory::new(1 << 30));
+        let all = Bytes::from(vec![7; LENGTH]);
+        let of = |number| memory.of_tier(ChunkId([number; 32]), all.clone()).unwrap();
+        let (first, second, third) = (of(0), of(1), of(2));
+        let mut add = |outbox: &mut Outbox, chunk: &Arc<Chunk>| {
+            outbox.block(&block, chunk.bytes().slice(..1), Some(chunk), &mut plain);
         };
-        add(&mut outbox, 0);
-        add(&mut outbox, 0);
-        assert!(outbox.takes(of(1)));
-        add(&mut outbox, 1);
-        assert!(outbox.takes(of(1)) && !outbox.takes(of(0)) && !outbox.takes(of(2)));
-        // The first block of a chunk is gone, and so is what it is counted for.
+        add(&mut outbox, &first);
+        add(&mut outbox, &first);
+        assert!(outbox.takes(&second));
+        assert!(outbox.ends_with_another(second.id()) && !outbox.ends_with_another(first.id()));
+        add(&mut outbox, &second);
+        assert!(outbox.takes(&second) && !outbox.takes(&first) && !outbox.takes(&third));
+        // One block of the first chunk is left.
         outbox.advance(PIECE_HEADER + 1);
-        assert!(outbox.takes(of(2)));
-        outbox.advance(2 * (PIECE_HEADER + 1));
-        assert!(outbox.is_empty() && outbox.pinned == 0 && outbox.last.is_none());
+        assert!(!outbox.takes(&third));
+        outbox.advance(PIECE_HEADER + 1);
+        assert!(outbox.takes(&third));
+        outbox.advance(PIECE_HEADER + 1);
+        assert!(outbox.is_empty() && outbox.pinned == 0 && outbox.runs.is_empty());
+        assert!(!outbox.ends_with_another(first.id()));
+    }
+
+    #[test]
+    fn a_chunk_is_held_until_its_last_block_is_sent() {
+        let (mut outbox, mut plain, memory) = (Outbox::default(), Cipher::Plain, Memory::new(1 << 30));
+        let (id, block) = (ChunkId([1; 32]), Block { piece: 0, begin: 0, length: 100 });
+        let chunk = memory.of_tier(id, Bytes::from(vec![7; LENGTH])).unwrap();
+        for _ in 0..2 {
+            outbox.say(&Message::Have(1), &mut plain);
+            outbox.block(&block, chunk.bytes().slice(..100), Some(&chunk), &mut plain);
+        }
+        outbox.block(&block, Bytes::from_static(&[7; 100]), None, &mut plain);
+        drop(chunk);
+        // Two messages of 9 bytes, and the block that was put together.
+        assert_eq!((outbox.pinned(), outbox.copied()), (LENGTH, 18 + PIECE_HEADER + 100));
+        outbox.advance(2 * (9 + PIECE_HEADER + 100) - 1);
+        assert!(memory.known(&id).is_some());
+        outbox.advance(1);
+        assert!(memory.known(&id).is_none());
+        assert_eq!((outbox.pinned(), outbox.copied()), (0, PIECE_HEADER + 100));
     }
 }

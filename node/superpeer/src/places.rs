@@ -1,5 +1,7 @@
 //! The peers of the node, and who of them is served: a door for each connection's task.
 
+mod slow;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+pub(crate) use self::slow::{STRETCH, is_slow};
 use crate::choke::{Wanting, choose};
 
 /// Who wants nothing for so long may have to make room for somebody else.
@@ -31,6 +34,7 @@ pub(crate) struct Peer {
     pub(crate) wake: Notify,
     closing: AtomicBool,
     makes_room: AtomicBool,
+    cut: AtomicBool,
     turn: Mutex<Turn>,
 }
 
@@ -44,6 +48,8 @@ struct Turn {
     sent: u64,
     /// When it last asked for something, or had something on its way.
     active: Instant,
+    /// Since when it has not taken a [`STRETCH`] of what waits for it.
+    behind: Option<Instant>,
 }
 
 impl Peer {
@@ -159,7 +165,15 @@ impl Places {
             wake: Notify::new(),
             closing: AtomicBool::new(false),
             makes_room: AtomicBool::new(false),
-            turn: Mutex::new(Turn { wants: false, served: false, since: now, sent: 0, active: now }),
+            cut: AtomicBool::new(false),
+            turn: Mutex::new(Turn {
+                wants: false,
+                served: false,
+                since: now,
+                sent: 0,
+                active: now,
+                behind: None,
+            }),
         });
         inner.peers.insert(peer.number, peer.clone());
         Some(Seat { places: self.clone(), peer, is_greeted: false })
@@ -302,7 +316,7 @@ impl Drop for Seat {
 
 /// What counts as one address: an IPv4 address, or the /64 that an IPv6 one is in, all of whose addresses
 /// one host may take.
-fn network(ip: IpAddr) -> IpAddr {
+pub(crate) fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
         ip => ip,

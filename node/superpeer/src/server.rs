@@ -72,6 +72,7 @@ async fn rounds(node: Arc<Node>) {
     let mut keeping_up = JoinSet::new();
     keeping_up.spawn(node.clone().keep_up());
     keeping_up.spawn(node.clone().bring_back());
+    keeping_up.spawn(node.clone().bound_memory());
     let mut ticks = tokio::time::interval(ROUND);
     loop {
         ticks.tick().await;

@@ -1,5 +1,6 @@
 //! A torrent that is being served: what of it is held, where its bytes are, and who wants them.
 
+mod hashes;
 mod withdrawn;
 
 use std::collections::HashMap;
@@ -10,20 +11,18 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 use skerry_core::bucket::Bucket;
 use skerry_store::catalogue::Torrent;
-use skerry_store::{Catalogue, Held, Located, StoreError};
+use skerry_store::{Catalogue, Held, StoreError};
 use skerry_wire::Sha256Hash;
-use skerry_wire::merkle::{self, Tree};
+use skerry_wire::merkle::Tree;
 use skerry_wire::metainfo::Layout;
-use skerry_wire::peer::{Bitfield, Block, HashRequest};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use skerry_wire::peer::{Bitfield, Block};
 
 use self::withdrawn::Withdrawn;
 use crate::config::SuperPeerConfig;
+use crate::load::Wanted;
 use crate::offers::Offers;
 use crate::places::Peer;
 
-/// The longest piece that is read to answer a request for hashes within it, bytes.
-const MAX_HASHED: u32 = 16 << 20;
 /// Zeros that stand for padding.
 static ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
 
@@ -37,6 +36,8 @@ pub(crate) struct Swarm {
     is_v2: bool,
     /// The resources of its files.
     files: Vec<Option<Arc<Held>>>,
+    /// Length of their longest chunk, bytes.
+    pub(crate) longest_chunk: usize,
     /// The catalogue's count of changes when they were looked up.
     change: u64,
     have: RwLock<Bitfield>,
@@ -47,6 +48,7 @@ pub(crate) struct Swarm {
     members: Mutex<HashMap<u64, Member>>,
     /// Bytes per second of this torrent.
     pub(crate) rate: Bucket,
+    /// Over the piece layers that were asked for.
     trees: Mutex<HashMap<Sha256Hash, Arc<Tree>>>,
     /// When pieces are shown one by one.
     offers: Option<Mutex<Offers>>,
@@ -109,11 +111,14 @@ impl Swarm {
         if have.count() == 0 {
             return Ok(None);
         }
+        let lengths = files.iter().flatten().map(|held| held.chunk_length(0) as usize);
+        let longest_chunk = lengths.max().unwrap_or(0);
         let offers = config.super_seeding.then(|| Mutex::new(Offers::new(have.pieces())));
         Ok(Some(Arc::new(Self {
             info_hash,
             is_v2,
             files,
+            longest_chunk,
             change,
             withdrawn: Mutex::new(Withdrawn::new(have.pieces())),
             have: RwLock::new(have),
@@ -205,9 +210,11 @@ impl Swarm {
         fits.then(|| has.saturating_sub(block.begin))
     }
 
-    /// Where a chunk of a file is kept.
-    pub(crate) fn located(&self, file: usize, chunk: usize) -> Option<Located> {
-        self.files.get(file)?.as_ref()?.located(chunk)
+    /// Where a chunk of a file is kept, and how long it is.
+    pub(crate) fn wanted(&self, file: usize, chunk: usize) -> Option<Wanted> {
+        let held = self.files.get(file)?.as_ref()?;
+        let (located, length) = (held.located(chunk)?, held.chunk_length(chunk) as usize);
+        Some(Wanted { file, chunk, located, length })
     }
 
     /// A chunk of a file.
@@ -226,7 +233,8 @@ impl Swarm {
         catalogue.store().read(located).await
     }
 
-    /// A block that lies in more than one chunk, put together.
+    /// A block that lies in more than one chunk, put together. No more than one of them is in memory for it
+    /// at a time.
     pub(crate) async fn gather(
         &self,
         catalogue: &Catalogue,
@@ -249,13 +257,12 @@ impl Swarm {
             let (mut offset, end) = (part.offset, part.offset + u64::from(part.length));
             while offset < end {
                 let chunk = (offset / chunk_length) as usize;
-                let bytes = match &at_hand {
-                    Some((place, bytes)) if *place == (file, chunk) => bytes.clone(),
-                    _ => match self.chunk(catalogue, file, chunk, refill).await? {
-                        Some(bytes) => bytes,
-                        None => return Ok(None),
-                    },
-                };
+                if at_hand.as_ref().is_none_or(|(place, _)| *place != (file, chunk)) {
+                    drop(at_hand.take());
+                    let bytes = self.chunk(catalogue, file, chunk, refill).await?;
+                    at_hand = bytes.map(|bytes| ((file, chunk), bytes));
+                }
+                let Some((_, bytes)) = &at_hand else { return Ok(None) };
                 let from = (offset % chunk_length) as usize;
                 let to = bytes.len().min(from + (end - offset) as usize);
                 if from >= to {
@@ -263,7 +270,6 @@ impl Swarm {
                 }
                 whole.extend_from_slice(&bytes[from..to]);
                 offset += (to - from) as u64;
-                at_hand = Some(((file, chunk), bytes));
             }
         }
         whole.resize(block.length as usize, 0);
@@ -322,94 +328,6 @@ impl Swarm {
         let members = self.members.lock();
         let others = members.iter().filter(|(number, _)| **number != peer.number);
         others.filter_map(|(_, member)| member.listens).take(most).collect()
-    }
-
-    /// The answer to a request for hashes (BEP 52); `None` when it is refused. What has to be computed
-    /// takes a turn of `hashing`.
-    pub(crate) async fn hashes(
-        self: &Arc<Self>,
-        catalogue: &Catalogue,
-        hashing: &Arc<Semaphore>,
-        request: HashRequest,
-    ) -> Option<Vec<[u8; 32]>> {
-        let root = Sha256Hash(request.root);
-        let info = self.torrent.metainfo.info();
-        let file = info.file_of(&root)?;
-        let wanted = request.wanted();
-        let known = self.known_tree(&root).filter(|tree| wanted.base >= tree.base());
-        if let Some(tree) = known {
-            return tree.hashes(wanted);
-        }
-        // It is shared with the work, which goes on when the connection is gone.
-        let turn = Arc::new(hashing.clone().acquire_owned().await.ok()?);
-        let tree = self.tree(root, file, turn.clone()).await;
-        if let Some(tree) = &tree
-            && wanted.base >= tree.base()
-        {
-            return tree.hashes(wanted);
-        }
-        let held = self.files.get(file)?.as_ref()?;
-        // A file of one piece is all below its only piece's hash.
-        let base = tree.as_ref().map_or_else(|| merkle::height(held.resource.length), |tree| tree.base());
-        let place = wanted.index >> base.checked_sub(wanted.base)?;
-        let length = (merkle::LEAF as u64) << base;
-        let start = place.checked_mul(length)?;
-        let end = (start + length).min(held.resource.length);
-        if start >= end || end - start > u64::from(MAX_HASHED) {
-            return None;
-        }
-        let bytes = self.bytes(catalogue, held, start, end).await?;
-        let leaves = move || (Tree::new(merkle::leaves(&bytes), 0, base), turn).0;
-        let below = tokio::task::spawn_blocking(leaves).await.ok()?;
-        match tree {
-            Some(tree) => tree.hashes_below(&below, place, wanted),
-            None => below.hashes(wanted),
-        }
-    }
-
-    /// Bytes of a resource in one buffer.
-    async fn bytes(&self, catalogue: &Catalogue, held: &Arc<Held>, start: u64, end: u64) -> Option<Bytes> {
-        let chunk_length = u64::from(held.resource.chunk_length);
-        let mut whole = BytesMut::with_capacity((end - start) as usize);
-        let mut at = start;
-        while at < end {
-            let located = held.located((at / chunk_length) as usize)?;
-            let bytes = catalogue.store().read(located).await.ok()??;
-            let from = (at % chunk_length) as usize;
-            let to = bytes.len().min(from + (end - at) as usize);
-            whole.extend_from_slice(bytes.get(from..to).filter(|bytes| !bytes.is_empty())?);
-            at += (to - from) as u64;
-        }
-        Some(whole.freeze())
-    }
-
-    fn known_tree(&self, root: &Sha256Hash) -> Option<Arc<Tree>> {
-        self.trees.lock().get(root).cloned()
-    }
-
-    /// The tree over a file's piece layer; `None` for a file of one piece. `turn` is held as long as it
-    /// takes to grow.
-    async fn tree(
-        self: &Arc<Self>,
-        root: Sha256Hash,
-        file: usize,
-        turn: Arc<OwnedSemaphorePermit>,
-    ) -> Option<Arc<Tree>> {
-        let known = self.known_tree(&root);
-        let info = self.torrent.metainfo.info();
-        if known.is_some() || info.files().get(file)?.length <= u64::from(info.piece_length()) {
-            return known;
-        }
-        let swarm = self.clone();
-        let grow = move || {
-            let layer = swarm.torrent.metainfo.layer(&root)?.to_vec();
-            let height = merkle::height(swarm.torrent.metainfo.info().piece_length().into());
-            let tree = Arc::new(Tree::new(layer, height, 0));
-            swarm.trees.lock().insert(root, tree.clone());
-            drop(turn);
-            Some(tree)
-        };
-        tokio::task::spawn_blocking(grow).await.ok()?
     }
 }
 

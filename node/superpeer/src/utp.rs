@@ -5,10 +5,11 @@
 //! of them, so that TCP's threads know nothing of it. What the library leaves open is settled around
 //! it: what a datagram may be, who waits for room in the socket, and how a stream ends whose peer takes
 //! nothing (`datagrams`); readiness, which its streams do not tell (`stream`); and how many may be there
-//! that have not proved their address (here).
+//! that have not proved their address (`unproven`).
 
 mod datagrams;
 mod stream;
+mod unproven;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -19,7 +20,6 @@ use std::time::Duration;
 use librqbit_utp::{SocketOpts, UtpSocket, UtpSocketUdp};
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::SuperPeerConfig;
 use crate::error::SuperPeerError;
@@ -29,6 +29,7 @@ use crate::wire::Wire;
 
 pub(crate) use datagrams::Datagrams;
 pub(crate) use stream::Utp;
+use unproven::{Turn, Unproven};
 
 /// The longest packet that is tried, bytes of IP: what PPPoE lines carry. From IPv6's 1280 every stream finds
 /// its way up to it, and over IPv4 from 1260, which is 32 more than QUIC wants of a line (RFC 9000 §14): the
@@ -46,10 +47,7 @@ const MOST_OUTGOING: usize = 256 * 1024;
 const RETRANSMISSIONS: usize = 6;
 /// Beyond the idle timeout, after which the connection ends: the library is not to be first.
 const SPARE: Duration = Duration::from_secs(60);
-/// Streams at once of which nothing has come but a first packet, whose sender may have been invented. They
-/// take no place from anybody; while there are so many, those that come are sent away.
-const UNPROVEN: usize = 256;
-/// How long they may take to prove themselves.
+/// How long a stream may take to prove that its peer is where it says.
 const PROOF: Duration = Duration::from_secs(5);
 /// What is asked of the system for datagrams that wait; it may give less.
 const BUFFER: usize = 4 << 20;
@@ -112,7 +110,8 @@ impl Listener {
             vsock_tx_bufsize_bytes_max: NonZeroUsize::new(MOST_OUTGOING),
             max_retransmissions: NonZeroUsize::new(RETRANSMISSIONS),
             remote_inactivity_timeout: Some(Duration::from_secs(config.idle_timeout_seconds) + SPARE),
-            max_live_vsocks: NonZeroUsize::new(config.max_connections + UNPROVEN),
+            // With the unproven, and as many that are on their way out.
+            max_live_vsocks: NonZeroUsize::new(config.max_connections + 2 * unproven::MOST),
             ..SocketOpts::default()
         };
         let link = datagrams::Link(datagrams.clone());
@@ -135,10 +134,11 @@ impl Listener {
 
 /// Takes streams for as long as it is polled.
 pub(crate) async fn accept(node: Arc<Node>, listener: Listener) {
-    let unproven = Arc::new(Semaphore::new(UNPROVEN));
-    while let Ok(turn) = unproven.clone().acquire_owned().await {
+    let unproven = Arc::<Unproven>::default();
+    loop {
         match listener.accept().await {
             Ok(utp) => {
+                let turn = unproven.enter(utp.address().ip());
                 tokio::spawn(prove(node.clone(), utp, turn));
             }
             Err(error) => return log::error!("no peer can come over uTP any more: {error}"),
@@ -147,13 +147,21 @@ pub(crate) async fn accept(node: Arc<Node>, listener: Listener) {
 }
 
 /// Takes a stream when its peer has proved its address by saying something.
-async fn prove(node: Arc<Node>, mut utp: Utp, turn: OwnedSemaphorePermit) {
-    let speaks = tokio::time::timeout(PROOF, utp.speaks()).await;
+async fn prove(node: Arc<Node>, mut utp: Utp, mut turn: Turn) {
+    let speaks = tokio::select! {
+        speaks = tokio::time::timeout(PROOF, utp.speaks()) => speaks.ok(),
+        () = turn.goes() => None,
+    };
     drop(turn);
-    // The library checks that a word answers its own, and not that an end does.
-    if matches!(speaks, Ok(Ok(true))) {
-        let address = utp.address();
-        server::take(&node, Wire::Utp(Box::new(utp)), address);
+    match speaks {
+        // The library checks that a word answers its own, and not that an end does.
+        Some(Ok(true)) => {
+            let address = utp.address();
+            server::take(&node, Wire::Utp(Box::new(utp)), address);
+        }
+        Some(_) => {}
+        // Else its peer is told of the end for a second, and it is one of those that the library counts.
+        None => utp.cut(),
     }
 }
 

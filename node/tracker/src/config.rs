@@ -13,8 +13,9 @@ const LONGEST_SECONDS: u32 = 604_800;
 /// Rows of a policy's call that are left for super-peers.
 const MOST_SCHEDULED: usize = 1000;
 const MOST_WORKERS: usize = 1024;
-/// Fewest peers that a source can be limited to.
+/// Fewest peers that a source can be limited to, in all and in one swarm.
 const FEWEST_OF_SOURCE: usize = 100;
+const FEWEST_IN_SWARM: usize = 50;
 
 /// `[tracker]`: announces, and who is told of whom.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
@@ -43,6 +44,9 @@ pub struct TrackerConfig {
     /// is no limit. A source is an IPv4 address, behind which a hundred homes may be, or an IPv6 /64; a /48
     /// has 16 times as many. Who is in `trusted` has no limit.
     pub max_peers_per_source: usize,
+    /// Those of them that are in one swarm, so that no source is most of a small one; 0 is no limit, nor is
+    /// there any where `max_peers_per_source` is 0.
+    pub max_peers_per_source_and_torrent: usize,
     /// Peers that a client is told of when it does not say how many.
     pub wanted: usize,
     /// Peers that a client is told of at most. In UDP no more than fit a packet: 230, or 76 with IPv6.
@@ -55,7 +59,7 @@ pub struct TrackerConfig {
     /// Track every torrent. When false, only those that the fleet has.
     pub open: bool,
     /// Prefixes of proxies and own boxes whose announces may name another address (`ip=`).
-    /// `max_peers_per_source` is not for them.
+    /// The limits of a source are not for them.
     pub trusted: Vec<Prefix>,
 }
 
@@ -72,6 +76,7 @@ impl Default for TrackerConfig {
             max_peers: 4_000_000,
             max_peers_per_torrent: 200_000,
             max_peers_per_source: 5000,
+            max_peers_per_source_and_torrent: 200,
             wanted: 50,
             max_wanted: 200,
             scheduled_peers: 60,
@@ -113,11 +118,17 @@ impl TrackerConfig {
             }
         }
         // Sources are counted in cells that they share by chance: fewer would be chance alone.
-        if self.max_peers_per_source != 0
-            && !(FEWEST_OF_SOURCE..=1 << 31).contains(&self.max_peers_per_source)
-        {
-            let reason = format!("must be 0, or from {FEWEST_OF_SOURCE} to 2147483648");
-            return Err(("tracker.max_peers_per_source", reason));
+        for (key, value, fewest) in [
+            ("tracker.max_peers_per_source", self.max_peers_per_source, FEWEST_OF_SOURCE),
+            (
+                "tracker.max_peers_per_source_and_torrent",
+                self.max_peers_per_source_and_torrent,
+                FEWEST_IN_SWARM,
+            ),
+        ] {
+            if value != 0 && !(fewest..=1 << 31).contains(&value) {
+                return Err((key, format!("must be 0, or from {fewest} to 2147483648")));
+            }
         }
         if !(1..=1000).contains(&self.max_wanted) {
             return Err(("tracker.max_wanted", "must be from 1 to 1000".into()));
@@ -136,11 +147,13 @@ impl TrackerConfig {
 
     /// What is remembered, at most.
     pub fn limits(&self) -> Limits {
+        let in_swarm = self.max_peers_per_source_and_torrent;
         Limits {
             torrents: self.max_torrents,
             peers: self.max_peers,
             peers_per_torrent: self.max_peers_per_torrent,
             peers_per_source: self.max_peers_per_source,
+            peers_per_source_and_torrent: if self.max_peers_per_source == 0 { 0 } else { in_swarm },
             timeout: self.peer_timeout_seconds,
         }
     }
@@ -167,7 +180,19 @@ mod tests {
         assert_eq!(key(|config| config.peer_timeout_seconds = 900), "tracker.peer_timeout_seconds");
         assert_eq!(key(|config| config.max_peers = 0), "tracker.max_peers");
         assert_eq!(key(|config| config.max_peers_per_source = 99), "tracker.max_peers_per_source");
+        assert_eq!(
+            key(|config| config.max_peers_per_source_and_torrent = 49),
+            "tracker.max_peers_per_source_and_torrent"
+        );
         assert_eq!(key(|config| config.wanted = 201), "tracker.wanted");
         assert_eq!(key(|config| config.scheduled_peers = 5000), "tracker.scheduled_peers");
+    }
+
+    #[test]
+    fn without_a_limit_of_a_source_there_is_none_in_a_swarm() {
+        let config = TrackerConfig { max_peers_per_source: 0, ..TrackerConfig::default() };
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.limits().peers_per_source_and_torrent, 0);
+        assert_eq!(TrackerConfig::default().limits().peers_per_source_and_torrent, 200);
     }
 }

@@ -82,11 +82,12 @@ const CAUSES: [(Cause, &str); 4] = [
     (Cause::Unknown, "unknown"),
 ];
 const CHOOSERS: [(By, &str); 3] = [(By::Chance, "chance"), (By::BuiltIn, "built-in"), (By::Policy, "policy")];
-const LIMITS: [(Full, &str); 4] = [
+const LIMITS: [(Full, &str); 5] = [
     (Full::Torrents, "torrents"),
     (Full::Peers, "peers"),
     (Full::Torrent, "peers-per-torrent"),
     (Full::Source, "peers-per-source"),
+    (Full::SourceTorrent, "peers-per-source-and-torrent"),
 ];
 
 const CELLS: usize = 32;
@@ -100,10 +101,10 @@ impl Count {
             Self::Scrape(transport) => 18 + transport as usize,
             Self::Chosen(by) => 20 + by as usize,
             Self::Full(full) => 23 + full as usize,
-            Self::Connect => 27,
-            Self::SuperPeers => 28,
-            Self::Peers => 29,
-            Self::Unsent => 30,
+            Self::Connect => 28,
+            Self::SuperPeers => 29,
+            Self::Peers => 30,
+            Self::Unsent => 31,
         }
     }
 }
@@ -246,6 +247,7 @@ mod tests {
             r#"skerry_tracker_answers_total{by="built-in"} 0"#,
             r#"skerry_tracker_refused_peers_total{limit="peers-per-torrent"} 0"#,
             r#"skerry_tracker_refused_peers_total{limit="peers-per-source"} 0"#,
+            r#"skerry_tracker_refused_peers_total{limit="peers-per-source-and-torrent"} 0"#,
             r#"skerry_tracker_named_total{kind="super-peer"} 0"#,
             "skerry_tracker_connects_total 0",
             "skerry_tracker_unsent_total 9",

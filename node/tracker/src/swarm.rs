@@ -3,9 +3,10 @@
 //! Swarms are spread over shards by info-hash, each behind a lock that is held for the time of one announce.
 //! Peers of the two address families are kept apart, since an answer in UDP has one of them. Time is an
 //! argument, in seconds since the tracker's start; nothing here reads a clock. What is kept is bounded in
-//! swarms, peers of a swarm, peers of a source and peers in all; beyond that an announce is answered and not
-//! remembered. There is no swarm without a peer, so these limits bound the swarms that a source makes up,
-//! too. A part of each is left to torrents that the fleet holds, so that no stranger fills it.
+//! swarms, peers of a swarm, peers of a source (in all and in each swarm) and peers in all; beyond that an
+//! announce is answered and not remembered. There is no swarm without a peer, so these limits bound the
+//! swarms that a source makes up, too. A part of each limit that is not one swarm's is left to torrents that
+//! the fleet holds, so that no stranger fills it.
 //!
 //! A client that has both families announces itself in both (BEP 7), and there are two entries of it. So
 //! each count is that of the family that has more.
@@ -44,6 +45,8 @@ pub struct Limits {
     pub peers_per_torrent: usize,
     /// Peers of one source: an IPv4 address or an IPv6 /64; a /48 has 16 times as many. 0 is no limit.
     pub peers_per_source: usize,
+    /// Those of them that are in one swarm. 0 is no limit.
+    pub peers_per_source_and_torrent: usize,
     /// Seconds after which a silent peer is forgotten.
     pub timeout: u32,
 }
@@ -59,6 +62,8 @@ pub enum Full {
     Torrent = 2,
     /// That of peers of a source.
     Source = 3,
+    /// That of peers of a source in one swarm.
+    SourceTorrent = 4,
 }
 
 /// One announce.
@@ -74,7 +79,7 @@ pub struct Announce<'a> {
     pub completed: bool,
     /// The fleet holds the torrent: it may have what room is left to those.
     pub held: bool,
-    /// The limit of peers of a source is not for this one.
+    /// The limits of peers of a source are not for this one.
     pub trusted: bool,
     /// Peers of its own family to draw, at most.
     pub wanted: usize,
@@ -152,11 +157,12 @@ impl Swarms {
     /// None yet.
     pub fn new(limits: Limits) -> Self {
         let key = HashKey::new(random_number(), random_number());
+        let Limits { peers, peers_per_source, peers_per_source_and_torrent, .. } = limits;
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             key,
             limits,
-            sources: Sources::new(limits.peers_per_source, limits.peers, key),
+            sources: Sources::new(peers_per_source, peers_per_source_and_torrent, peers, key),
             torrents: AtomicUsize::new(0),
             v4: AtomicUsize::new(0),
             v6: AtomicUsize::new(0),
@@ -233,7 +239,7 @@ impl Swarms {
         refused
     }
 
-    /// Which limit one more peer would exceed, but that of its swarm.
+    /// Which limit one more peer would exceed, but those of its swarm.
     fn full(&self, announce: &Announce<'_>) -> Option<Full> {
         if self.v4.load(Relaxed) + self.v6.load(Relaxed) >= room(self.limits.peers, announce.held) {
             return Some(Full::Peers);
@@ -265,7 +271,7 @@ impl Swarms {
                 return Change::Nothing;
             };
             table.remove(position, &self.key);
-            self.sources.remove(address.bytes());
+            self.sources.remove(announce.info_hash, address.bytes());
             return Change::Removed;
         }
         let entry = Entry::new(&announce.peer, address, now);
@@ -276,11 +282,16 @@ impl Swarms {
                 if completed { Change::Completed } else { Change::Nothing }
             }
             None if table.len() >= self.limits.peers_per_torrent => Change::Refused(Full::Torrent),
+            None if !announce.trusted
+                && !self.sources.has_room_in(announce.info_hash, table.len(), address.bytes()) =>
+            {
+                Change::Refused(Full::SourceTorrent)
+            }
             None => match self.full(announce) {
                 Some(full) => Change::Refused(full),
                 None => {
                     table.add(entry, &self.key);
-                    self.sources.add(address.bytes());
+                    self.sources.add(announce.info_hash, address.bytes());
                     Change::Added
                 }
             },
@@ -310,10 +321,10 @@ impl Swarms {
         let (mut v4, mut v6) = (0, 0);
         let timeout = self.limits.timeout;
         let before = shard.len();
-        shard.retain(|_, swarm| {
-            v4 += swarm.v4.expire(now, timeout, &self.key, |address| self.sources.remove(&address));
+        shard.retain(|hash, swarm| {
+            v4 += swarm.v4.expire(now, timeout, &self.key, |address| self.sources.remove(hash, &address));
             if let Some(mut table) = swarm.v6.take() {
-                v6 += table.expire(now, timeout, &self.key, |address| self.sources.remove(&address));
+                v6 += table.expire(now, timeout, &self.key, |address| self.sources.remove(hash, &address));
                 swarm.v6 = Some(table).filter(|table| table.len() > 0);
             }
             !swarm.is_empty()

@@ -209,7 +209,8 @@ impl Tracker {
         if full == Full::Torrent {
             return Some(full);
         }
-        let held = self.super_peers.known(announce.info_hash);
+        // A torrent of the fleet's has room for more peers, but not for more of one source.
+        let held = full != Full::SourceTorrent && self.super_peers.known(announce.info_hash);
         let trusted = address::is_trusted(announce.peer.endpoint.ip(), &self.config.trusted);
         if (announce.held || !held) && !trusted {
             return Some(full);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use skerry_wire::peer::{BLOCK, Block, Message};
 
 use super::{AHEAD, Connection, End, LIMITED_BATCH, Loaded, MOST_INVALID};
-use crate::outbox::Source;
+use crate::load::Wanted;
 use crate::swarm::Place;
 
 /// Bytes that are queued at once under the tightest of some rates, 0 being none: few enough that those
@@ -40,8 +40,13 @@ impl Connection {
             self.has_waited = true;
             self.charge(0);
         }
+        let is_tight = self.node.memory.is_tight();
+        if is_tight {
+            self.ahead.clear();
+        }
         let most = self.node.config.send_buffer_bytes;
-        let (most, batch) = if limited { (most.min(LIMITED_BATCH), self.batch) } else { (most, usize::MAX) };
+        let most = if limited || is_tight { most.min(LIMITED_BATCH) } else { most };
+        let batch = if limited { self.batch } else { usize::MAX };
         let mut queued = 0;
         while self.can_fill() && self.outbox.bytes() < most && queued < batch {
             let Some(block) = self.requests.front().copied() else { break };
@@ -52,27 +57,34 @@ impl Connection {
                 }
                 Some(Place::Scattered) => {
                     self.requests.pop_front();
+                    self.at_hand = None;
                     let (swarm, node) = (self.swarm.clone(), self.node.clone());
                     self.loading = Some(Box::pin(async move {
+                        let _room = node.memory.room(swarm.longest_chunk, Instant::now()).await;
                         let gathered = swarm.gather(&node.catalogue, block, node.config.refill);
                         Loaded::Block(block, node.load(gathered).await)
                     }));
                 }
                 Some(Place::Chunk { file, chunk, offset }) => {
-                    let Some(bytes) = self.chunk(file, chunk) else {
-                        if self.loading.is_some() {
+                    if !self.has_at_hand(file, chunk) {
+                        let Some(wanted) = self.swarm.wanted(file, chunk) else {
+                            // The resource has no such chunk, so nothing will come.
+                            self.requests.pop_front();
+                            self.gone(block)?;
+                            continue;
+                        };
+                        // Who has one chunk on its way lets others have theirs, while memory is short.
+                        let is_turn = !is_tight || !self.outbox.ends_with_another(&wanted.located.id);
+                        if !is_turn || !self.take_up(wanted) {
                             break;
                         }
-                        // The resource has no such chunk, so nothing will come.
-                        self.requests.pop_front();
-                        self.gone(block)?;
-                        continue;
-                    };
-                    let source = Source { chunk: (file, chunk), length: bytes.len() };
-                    if !self.outbox.takes(source) {
+                    }
+                    let Some((_, _, held)) = &self.at_hand else { break };
+                    if !self.outbox.takes(held) {
                         break;
                     }
                     self.requests.pop_front();
+                    let bytes = held.bytes();
                     let (from, to) = (offset as usize, (offset + block.length) as usize);
                     if to > bytes.len() {
                         // The torrent has the block: the node is at fault, and another read may do better.
@@ -81,13 +93,18 @@ impl Connection {
                         self.gone(block)?;
                         continue;
                     }
-                    self.queue(&block, bytes.slice(from..to), Some(source));
+                    let data = bytes.slice(from..to);
+                    self.queue(&block, data, true);
                     queued += block.length as usize;
                 }
             }
         }
         if limited && queued > 0 {
             self.charge(queued);
+        }
+        if is_tight && self.requests.is_empty() {
+            // What is on its way keeps it, and nothing else does.
+            self.at_hand = None;
         }
         Ok(())
     }
@@ -104,10 +121,13 @@ impl Connection {
             && self.outbox.bytes() < most
             && let Some(request) = self.hashes.pop_front()
         {
+            let (now, reads) = (Instant::now(), self.swarm.reads_for(&request, &self.node.hashing));
+            if reads > 0 && !self.node.hashing.allows(&mut self.hashable, reads, self.served, now) {
+                return self.say(&Message::HashReject(request));
+            }
             let (swarm, node) = (self.swarm.clone(), self.node.clone());
-            self.loading = Some(Box::pin(async move {
-                Loaded::Hashes(request, swarm.hashes(&node.catalogue, &node.hashing, request).await)
-            }));
+            self.loading =
+                Some(Box::pin(async move { Loaded::Hashes(request, swarm.hashes(&node, request).await) }));
         }
     }
 
@@ -119,42 +139,40 @@ impl Connection {
         self.paused_until = wait.filter(|wait| !wait.is_zero()).map(|wait| now + wait);
     }
 
-    fn queue(&mut self, block: &Block, data: Bytes, source: Option<Source>) {
+    /// Queues a block: a slice of the chunk at hand, or bytes of its own.
+    fn queue(&mut self, block: &Block, data: Bytes, is_slice: bool) {
         self.seat.peer.sent.fetch_add(data.len() as u64, Relaxed);
         self.node.count(data.len() as u64);
-        if self.outbox.is_empty() {
-            self.moved = Instant::now();
-        }
-        self.outbox.block(block, data, source, &mut self.outgoing);
+        self.begin_to_wait();
+        let chunk = self.at_hand.as_ref().filter(|_| is_slice).map(|(_, _, chunk)| chunk);
+        self.outbox.block(block, data, chunk, &mut self.outgoing);
         self.said = self.heard.max(self.said);
     }
 
-    /// A chunk that is at hand or in memory; else its load begins.
-    fn chunk(&mut self, file: usize, chunk: usize) -> Option<Bytes> {
-        if let Some((held_file, held_chunk, bytes)) = &self.at_hand
-            && (*held_file, *held_chunk) == (file, chunk)
-        {
-            return Some(bytes.clone());
-        }
-        let located = self.swarm.located(file, chunk)?;
-        if let Some(bytes) = self.node.catalogue.store().hot(&located.id) {
-            self.at_hand = Some((file, chunk, bytes.clone()));
-            return Some(bytes);
+    fn has_at_hand(&self, file: usize, chunk: usize) -> bool {
+        self.at_hand.as_ref().is_some_and(|(of, at_hand, _)| (*of, *at_hand) == (file, chunk))
+    }
+
+    /// Has a chunk at hand that is in memory. Else its load begins, and false. What was at hand before is
+    /// not held while another is waited for.
+    fn take_up(&mut self, wanted: Wanted) -> bool {
+        let Wanted { file, chunk, located, .. } = wanted;
+        self.at_hand = None;
+        let held = match self.node.catalogue.store().hot(&located.id) {
+            Some(bytes) => self.node.memory.of_tier(located.id, bytes),
+            None => self.node.memory.known(&located.id),
+        };
+        if let Some(held) = held {
+            self.at_hand = Some((file, chunk, held));
+            return true;
         }
         let ahead = self.ahead.iter().position(|(f, c, _)| (*f, *c) == (file, chunk));
         let ahead = ahead.and_then(|at| self.ahead.remove(at)).map(|(_, _, read)| read);
         let (swarm, node) = (self.swarm.clone(), self.node.clone());
-        self.loading = Some(Box::pin(async move {
-            if let Some(read) = ahead
-                && let Ok(Some(bytes)) = read.await
-            {
-                return Loaded::Chunk(file, chunk, Some(bytes));
-            }
-            let read = swarm.chunk(&node.catalogue, file, chunk, node.config.refill);
-            Loaded::Chunk(file, chunk, node.load(read).await)
-        }));
+        let load = async move { Loaded::Chunk(file, chunk, node.chunk(&swarm, wanted, ahead).await) };
+        self.loading = Some(Box::pin(load));
         self.read_ahead();
-        None
+        false
     }
 
     /// Begins to read the chunks that are asked for next.
@@ -176,10 +194,10 @@ impl Connection {
                 continue;
             }
             let store = self.node.catalogue.store();
-            let Some(located) = self.swarm.located(file, chunk) else { continue };
+            let Some(wanted) = self.swarm.wanted(file, chunk) else { continue };
             if self.ahead.len() < AHEAD
-                && store.hot(&located.id).is_none()
-                && let Some(read) = store.read_ahead(located)
+                && store.hot(&wanted.located.id).is_none()
+                && let Some(read) = self.node.read_ahead(&wanted)
             {
                 self.ahead.push_back((file, chunk, read));
             }
@@ -188,9 +206,9 @@ impl Connection {
 
     pub(super) fn loaded(&mut self, loaded: Loaded) -> Result<(), End> {
         match loaded {
-            Loaded::Chunk(file, chunk, Some(bytes)) => {
+            Loaded::Chunk(file, chunk, Some(held)) => {
                 self.swarm.found(file, chunk);
-                self.at_hand = Some((file, chunk, bytes));
+                self.at_hand = Some((file, chunk, held));
             }
             Loaded::Chunk(file, chunk, None) => {
                 // Every request for it is in vain.
@@ -206,7 +224,7 @@ impl Connection {
             Loaded::Block(block, Some(bytes)) => {
                 let length = bytes.len();
                 self.swarm.given(block.piece);
-                self.queue(&block, bytes, None);
+                self.queue(&block, bytes, false);
                 self.charge(length);
             }
             Loaded::Block(block, None) => self.gone(block)?,
@@ -227,47 +245,26 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::sync::Arc;
+    use std::task::{Context, Waker};
+    use std::time::Duration;
 
-    use prometheus::Registry;
-    use skerry_store::catalogue::CameFrom;
-    use skerry_store::digest::Ingest;
-    use skerry_store::{Catalogue, Held, Store, StoreConfig};
-    use skerry_wire::InfoHash;
-    use skerry_wire::metainfo::Kind;
+    use skerry_store::ChunkId;
     use skerry_wire::mse::Cipher;
-    use skerry_wire::peer::{Handshake, Reserved};
+    use skerry_wire::peer::{Handshake, HashRequest, Reserved};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::config::SuperPeerConfig;
     use crate::greeting::Greeted;
-    use crate::metrics::Metrics;
     use crate::node::Node;
+    use crate::node::tests::{CHUNK, holding};
+    use crate::places::STRETCH;
     use crate::wire::Wire;
 
-    /// A peer that speaks BEP 6 and is served, of a torrent of one piece of three blocks.
-    async fn connection(folder: &Path) -> (Connection, TcpStream) {
-        let registry = Registry::new();
-        let config = StoreConfig { memory_tier_bytes: 0, reserve_bytes: 0, ..StoreConfig::default() };
-        let catalogue = Catalogue::open(Store::open(folder, &config, &registry).unwrap()).unwrap();
-        let mut ingest = Ingest::new(1 << 18);
-        ingest.push(&[7; 3 * BLOCK as usize]);
-        let held = catalogue.add(Held {
-            resource: ingest.finish(),
-            generations: vec![None],
-            name: "film".into(),
-            media_type: String::new(),
-            // What can be fetched again counts as held.
-            from: Some(CameFrom { site: "default".into(), target: "/film".into() }),
-            pin: None,
-            added_ms: 0,
-        });
-        let torrent = catalogue.add_torrent_of(&held.unwrap(), Kind::V2).unwrap();
-        let info_hash = InfoHash::V2(torrent.metainfo.info().hash_v2().unwrap()).wire();
-        let node = Node::new(SuperPeerConfig::default(), catalogue, Metrics::new(&registry).unwrap());
+    /// A peer that speaks BEP 6 and is served.
+    async fn connection(node: &Arc<Node>, info_hash: [u8; 20]) -> (Connection, TcpStream) {
         let swarm = node.swarm(info_hash, true).await.unwrap().expect("it is held");
-
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, address) = listener.accept().await.unwrap();
@@ -279,19 +276,44 @@ mod tests {
             outgoing: Cipher::Plain,
             rest: Vec::new(),
         };
-        let mut connection = Connection::new(node, Wire::Tcp(stream), seat, greeted);
+        let mut connection = Connection::new(node.clone(), Wire::Tcp(stream), seat, greeted);
         connection.served = true;
         (connection, peer)
+    }
+
+    fn ask(connection: &mut Connection, piece: u32, begin: u32) {
+        connection.hear(&Message::Request(Block { piece, begin, length: BLOCK })).unwrap();
+        connection.fill().unwrap();
+    }
+
+    /// Whether what is loaded is not there at once.
+    fn has_to_wait(connection: &mut Connection) -> bool {
+        let loading = connection.loading.as_mut().expect("something is loaded");
+        loading.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    async fn load(connection: &mut Connection) {
+        let loaded = connection.loading.take().expect("something is loaded").await;
+        connection.loaded(loaded).unwrap();
+        connection.fill().unwrap();
+    }
+
+    async fn send(connection: &mut Connection) {
+        while !connection.outbox.is_empty() {
+            connection.wire.ready(&mut connection.outbox).await.unwrap();
+        }
     }
 
     #[tokio::test]
     async fn a_chunk_that_is_too_short_is_no_fault_of_the_peers() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut connection, _peer) = connection(folder.path()).await;
+        let (node, info_hash) = holding(folder.path(), SuperPeerConfig::default(), &[7; 3 * BLOCK as usize]);
+        let (mut connection, _peer) = connection(&node, info_hash).await;
         for begin in [0, BLOCK] {
             connection.hear(&Message::Request(Block { piece: 0, begin, length: BLOCK })).unwrap();
         }
-        connection.at_hand = Some((0, 0, Bytes::from(vec![7; 2 * BLOCK as usize - 1])));
+        let short = Bytes::from(vec![7; 2 * BLOCK as usize - 1]);
+        connection.at_hand = Some((0, 0, node.memory.of_tier(ChunkId([1; 32]), short).unwrap()));
         connection.fill().unwrap();
         let metrics = &connection.node.metrics;
         let rejected = |cause: &str| metrics.rejected.with_label_values(&[cause]).get();
@@ -299,6 +321,113 @@ mod tests {
         assert_eq!((metrics.withdrawn.get(), connection.invalid), (1, 0));
         assert!(!connection.swarm.has(0), "nobody else is to ask for it now");
         assert!(connection.requests.is_empty() && connection.at_hand.is_none());
+    }
+
+    #[tokio::test]
+    async fn connections_share_a_bound_and_each_goes_on_with_one_chunk() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = SuperPeerConfig { memory_bytes: CHUNK as u64 * 3 / 2, ..SuperPeerConfig::default() };
+        let content = [vec![1_u8; CHUNK], vec![2; CHUNK]].concat();
+        let (node, info_hash) = holding(folder.path(), config, &content);
+        let (mut first, _peer) = connection(&node, info_hash).await;
+        let (mut second, _other) = connection(&node, info_hash).await;
+        let (mut third, _last) = connection(&node, info_hash).await;
+        ask(&mut first, 0, 0);
+        load(&mut first).await;
+        assert_eq!(first.outbox.pinned(), CHUNK);
+
+        ask(&mut second, 1, 0);
+        assert!(has_to_wait(&mut second) && node.memory.is_tight());
+        // Whatever is there already costs nothing more.
+        ask(&mut third, 0, BLOCK);
+        assert_eq!(third.outbox.pinned(), CHUNK);
+        // Who has a chunk on its way does not begin another one.
+        ask(&mut first, 1, BLOCK);
+        assert!(first.loading.is_none() && first.requests.len() == 1);
+        send(&mut first).await;
+        send(&mut third).await;
+        first.fill().unwrap();
+        assert!(third.at_hand.is_none() && first.at_hand.is_none());
+        // The other was before it, and keeps it no longer than it takes to send what was asked for.
+        assert!(has_to_wait(&mut first));
+        load(&mut second).await;
+        assert_eq!(second.outbox.pinned(), CHUNK);
+        send(&mut second).await;
+        load(&mut first).await;
+        assert_eq!(first.outbox.pinned(), CHUNK);
+        assert!(first.requests.is_empty() && !node.memory.is_tight());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_leaves_nothing_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = SuperPeerConfig { memory_bytes: 1 << 20, ..SuperPeerConfig::default() };
+        let (node, info_hash) = holding(folder.path(), config, &vec![7; CHUNK]);
+        let (mut connection, _peer) = connection(&node, info_hash).await;
+        ask(&mut connection, 0, 0);
+        load(&mut connection).await;
+        let held = connection.at_hand.as_ref().map(|(_, _, held)| *held.id()).unwrap();
+        connection.copies.resize(1 << 20);
+        assert!(node.memory.known(&held).is_some() && node.memory.room_to_spare(1).is_none());
+        connection.let_go();
+        assert!(node.memory.known(&held).is_none() && node.memory.room_to_spare(CHUNK).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_is_slow_is_let_go_unless_it_has_caught_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, info_hash) = holding(folder.path(), SuperPeerConfig::default(), &vec![7; CHUNK]);
+        let (mut connection, _peer) = connection(&node, info_hash).await;
+        ask(&mut connection, 0, 0);
+        load(&mut connection).await;
+        for has_caught_up in [false, true] {
+            connection.stretch_since = Instant::now().checked_sub(Duration::from_secs(20)).unwrap();
+            connection.look_at_the_clock().unwrap();
+            node.places.cut_slowest(Instant::now());
+            if has_caught_up {
+                connection.took(STRETCH);
+            }
+            assert_eq!(matches!(connection.woken(), Err(End::Slow)), !has_caught_up);
+        }
+    }
+
+    #[tokio::test]
+    async fn hashes_within_pieces_cost_a_peer_what_is_read_for_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = [vec![1_u8; CHUNK], vec![2; CHUNK]].concat();
+        let (node, info_hash) = holding(folder.path(), SuperPeerConfig::default(), &content);
+        let (mut connection, _peer) = connection(&node, info_hash).await;
+        connection.served = false;
+        let root = connection.swarm.torrent.files[0].unwrap().0;
+        // The leaves of a piece are 16, and the last one's uncle is the other piece.
+        let leaves = |index| HashRequest { root, base: 0, index, length: 16, proof_layers: 4 };
+        let (swarm, hashing) = (connection.swarm.clone(), &node.hashing);
+        assert_eq!(swarm.reads_for(&leaves(0), hashing), CHUNK as u64);
+        for wrong in [
+            HashRequest { base: 4, length: 2, ..leaves(0) },
+            HashRequest { length: 1, ..leaves(0) },
+            HashRequest { index: 32, ..leaves(0) },
+            HashRequest { root: [9; 32], ..leaves(0) },
+        ] {
+            assert_eq!(swarm.reads_for(&wrong, hashing), 0, "nothing is read for {wrong:?}");
+        }
+        connection.hear(&Message::HashRequest(leaves(0))).unwrap();
+        connection.fill().unwrap();
+        let before = connection.outbox.bytes();
+        load(&mut connection).await;
+        let answer = connection.outbox.bytes() - before;
+        assert!(answer >= 17 * 32, "{answer} bytes");
+        assert_eq!(swarm.reads_for(&leaves(0), hashing), 0, "they are remembered");
+
+        // A choked peer has used up what it may have read, and is told so; what is remembered is there still.
+        while hashing.allows(&mut connection.hashable, 1 << 18, false, Instant::now()) {}
+        connection.hear(&Message::HashRequest(leaves(16))).unwrap();
+        connection.fill().unwrap();
+        assert!(connection.loading.is_none() && connection.hashes.is_empty());
+        assert!(connection.outbox.bytes() < before + 2 * answer);
+        connection.hear(&Message::HashRequest(leaves(0))).unwrap();
+        connection.fill().unwrap();
+        assert!(connection.loading.is_some());
     }
 
     #[test]

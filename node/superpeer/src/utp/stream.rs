@@ -57,8 +57,13 @@ impl Utp {
     pub(crate) async fn finish(&mut self) {
         let flushed = poll_fn(|context| Pin::new(&mut self.stream).poll_flush(context));
         if tokio::time::timeout(FINISH, flushed).await.is_err() {
-            self.datagrams.cut(self.stream.remote_addr(), Instant::now());
+            self.cut();
         }
+    }
+
+    /// Has the stream end without a word as soon as one of its packets is due, which its end is.
+    pub(super) fn cut(&self) {
+        self.datagrams.cut(self.stream.remote_addr(), Instant::now());
     }
 }
 
@@ -151,7 +156,7 @@ mod tests {
         assert_eq!(kept.address(), ours.address());
         theirs.write_all(b"x").await.unwrap();
         assert!(ours.speaks().await.unwrap());
-        ours.datagrams.cut(ours.stream.remote_addr(), Instant::now());
+        ours.cut();
         let ends = async { while ours.write(b"x").await.is_ok() {} };
         tokio::time::timeout(Duration::from_secs(10), ends).await.expect("its packets are due");
 

@@ -6,8 +6,14 @@ use super::*;
 use crate::super_peers::Region;
 
 const HASH: [u8; 20] = [7; 20];
-const LIMITS: Limits =
-    Limits { torrents: 1000, peers: 10_000, peers_per_torrent: 5000, peers_per_source: 0, timeout: 100 };
+const LIMITS: Limits = Limits {
+    torrents: 1000,
+    peers: 10_000,
+    peers_per_torrent: 5000,
+    peers_per_source: 0,
+    peers_per_source_and_torrent: 0,
+    timeout: 100,
+};
 
 struct World {
     swarms: Swarms,
@@ -201,6 +207,37 @@ fn a_source_fills_its_part_and_gets_it_back() {
             world.told(&Announce { info_hash: &hash, ..from("192.0.2.1:1", Kind::Seeding) }, 101),
             None
         );
+    }
+}
+
+#[test]
+fn a_source_is_no_more_than_a_part_of_a_swarm() {
+    let mut world = World::new(Limits { peers_per_source_and_torrent: 60, ..LIMITS });
+    for (source, other) in [("192.0.2.1", "192.0.2.2"), ("[2001:db8::1]", "[2001:db8:0:1::1]")] {
+        for port in 1..=80 {
+            let full = world.comes(&format!("{source}:{port}"), Kind::Leeching, 0);
+            assert_eq!(full, (port > 60).then_some(Full::SourceTorrent), "{source}:{port}");
+            assert_eq!(world.comes(&format!("{other}:{port}"), Kind::Seeding, 0).is_none(), port <= 60);
+        }
+        // What has come stays, has its place in other swarms, and leaves it to another when it goes.
+        let (last, more) = (format!("{source}:60"), format!("{source}:61"));
+        assert_eq!(world.comes(&last, Kind::Seeding, 0), None);
+        let elsewhere = Announce { info_hash: &[1; 20], ..from(&more, Kind::Leeching) };
+        assert_eq!(world.told(&elsewhere, 0), None);
+        world.told(&Announce { leaves: true, ..from(&last, Kind::Seeding) }, 0);
+        assert_eq!(world.comes(&more, Kind::Leeching, 0), None);
+        assert_eq!(world.comes(&last, Kind::Leeching, 0), Some(Full::SourceTorrent));
+        // The fleet's torrents have no more of it, and who is trusted has no limit.
+        let held = Announce { held: true, ..from(&last, Kind::Leeching) };
+        assert_eq!(world.told(&held, 0), Some(Full::SourceTorrent));
+        assert_eq!(world.told(&Announce { trusted: true, ..held }, 0), None);
+    }
+    (0..Swarms::SWEEPS).for_each(|_| world.swarms.sweep(101));
+    assert_eq!(world.swarms.totals(), Totals::default());
+    // Those that fell silent are not counted any more.
+    for port in 1..=60 {
+        assert_eq!(world.comes(&format!("192.0.2.1:{port}"), Kind::Leeching, 101), None);
+        assert_eq!(world.comes(&format!("192.0.2.3:{port}"), Kind::Leeching, 101), None);
     }
 }
 
