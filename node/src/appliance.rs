@@ -8,16 +8,28 @@ use bytes::Bytes;
 use http::{Request, Response};
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 use serde_json::Value;
-use skerry_appliance::files;
+use skerry_appliance::layout::Layout;
 use skerry_appliance::status::BoxState;
+use skerry_appliance::{facts, files};
 use skerry_core::metrics::register;
 use skerry_core::role::BoxFuture;
 use skerry_core::{Body, Role};
+use skerry_registry::message::MOST_NAME;
 
 /// Written by `skerry_appliance::status`.
 const FILE: &str = "/run/skerry-box/box.json";
 /// Largest file that is read, bytes.
 const MOST: u64 = 1 << 20;
+
+/// Version of the image that runs, as the fleet is told; empty on a server that was not flashed.
+pub fn image_version() -> String {
+    version(&facts::image(&Layout::default()).version)
+}
+
+/// Of a version what one can be made of (os-release(5)): the fleet takes no other.
+fn version(text: &str) -> String {
+    text.chars().filter(|c| c.is_ascii_alphanumeric() || "._-+~^".contains(*c)).take(MOST_NAME).collect()
+}
 
 /// The box, as a role.
 pub struct BoxRole {
@@ -81,5 +93,17 @@ impl Role for BoxRole {
         }
         self.wrong.set(state.wrong.len() as i64);
         self.rolled_back.set(i64::from(state.previous_failed.is_some()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_an_image_calls_itself_the_fleet_can_be_told() {
+        assert_eq!(version("1.2-rc.1"), "1.2-rc.1");
+        assert_eq!(version("1\u{1b}[2J\u{e9} 2"), "12J2");
+        assert_eq!(version(&"9".repeat(1000)).len(), MOST_NAME);
     }
 }

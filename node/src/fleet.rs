@@ -10,6 +10,7 @@ mod preloader;
 mod reports;
 mod super_peers;
 mod transport;
+mod versions;
 
 pub use discovered::Discovered;
 pub use from_peers::FromPeers;
@@ -20,14 +21,15 @@ pub use preloader::{Preloading, preloader};
 pub use reports::Recheck;
 pub use super_peers::FromFleet;
 pub use transport::Https;
+pub use versions::tell_policies;
 
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use skerry_registry::{Node, PeerPort};
 
-use crate::VERSION;
 use crate::config::Config;
+use crate::{VERSION, appliance};
 
 /// Now, milliseconds since 1970.
 fn now_ms() -> u64 {
@@ -49,6 +51,8 @@ pub fn description(config: &Config, peers: &[SocketAddr]) -> Node {
             protocols: protocols(config.superpeer.utp),
         }),
         version: VERSION.to_owned(),
+        image: appliance::image_version(),
+        ring: config.update.ring.clone(),
         capacity_bytes: config.store.pinned_bytes,
         ..Node::default()
     }
@@ -78,6 +82,8 @@ fn announced(configured: &[SocketAddr], listening: &[SocketAddr]) -> Vec<SocketA
 
 #[cfg(test)]
 mod tests {
+    use skerry_appliance::config::UpdateConfig;
+
     use super::*;
 
     #[test]
@@ -88,5 +94,15 @@ mod tests {
         let configured = [at("192.0.2.1:0"), at("[2001:db8::1]:0"), at("192.0.2.2:9")];
         let told = [at("192.0.2.1:6881"), at("[2001:db8::1]:7000"), at("192.0.2.2:9")];
         assert_eq!(announced(&configured, &listening), told);
+    }
+
+    #[test]
+    fn the_fleet_is_told_what_a_node_runs_and_with_whom_it_is_updated() {
+        let update = UpdateConfig { ring: "early".into(), ..UpdateConfig::default() };
+        let node = description(&Config { update, ..Config::default() }, &[]);
+        assert_eq!(
+            (node.ring.as_str(), node.version.as_str(), node.image),
+            ("early", VERSION, appliance::image_version())
+        );
     }
 }

@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 
 use crate::appliance::BoxRole;
 use crate::config::Config;
-use crate::fleet::{self, FromFleet, Https, Recheck, tell_holdings};
+use crate::fleet::{self, FromFleet, Https, Recheck, tell_holdings, tell_policies};
 
 /// What a node runs.
 pub struct Roles {
@@ -159,6 +159,7 @@ impl Roles {
         })?;
         if let Some(membership) = fleet_role.membership() {
             background.spawn(tell_holdings(catalogue, membership.clone()));
+            background.spawn(tell_policies(Arc::downgrade(&policy), membership.clone()));
         }
         Ok(Self {
             store,

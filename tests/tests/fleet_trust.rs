@@ -34,11 +34,20 @@ struct Fleet {
 impl Fleet {
     #[track_caller]
     fn founded() -> Self {
+        Self::founded_with(&[])
+    }
+
+    /// One whose control node has these keys in `[registry]` too.
+    #[track_caller]
+    fn founded_with(keys: &[(&str, u64)]) -> Self {
         let (origin, folder) = (Origin::start(), tempfile::tempdir().expect("a folder for the fleet"));
         let file = |name: &str| folder.path().join("ca").join(name).to_string_lossy().into_owned();
         let ca = folder.path().join("ca").to_string_lossy().into_owned();
         done(&process::run(&["node", "ca-init", &ca, "--control", "control", "--name", "127.0.0.1"]));
-        let control = Node::in_front_of(&origin)
+        let control = keys
+            .iter()
+            .fold(Node::in_front_of(&origin), |node, (key, value)| node.set("registry", key, *value));
+        let control = control
             .text("node", "name", "control")
             .set("public", "tls_listen", json!(["127.0.0.1:0"]))
             .text("public", "tls_certificate_file", &file("node.pem"))
@@ -283,6 +292,7 @@ fn a_node_renews_its_certificate_and_goes_on() {
     /// How long the first one is good, seconds.
     const GOOD: u64 = 25;
     let fleet = Fleet::founded();
+    fleet.enrol("edge");
     certify(&fleet, "edge", 100, GOOD);
     let began = Instant::now();
     let before = files(&fleet.path("edge"));
@@ -307,4 +317,63 @@ fn a_node_renews_its_certificate_and_goes_on() {
     assert_eq!(member.metric("skerry_registry_control_requests_total", &refused), 0.0);
     member.restart();
     wait::until("it to be in again", SOON, || membership(&member)["reachable"] == true);
+}
+
+#[test]
+fn an_enrolment_ends_what_the_node_had_before() {
+    let fleet = Fleet::founded();
+    fleet.enrol("edge");
+    let mut member = fleet.member("edge", "edge").start();
+    fleet.is_live("edge", "edge");
+    fs::rename(fleet.path("edge"), fleet.path("before")).expect("the old identity makes room");
+    fleet.enrol("edge");
+    is_refused(&member, "superseded");
+    assert!(fleet.control.metric("skerry_registry_superseded_certificates_total", &[]) > 0.0);
+    assert!(fleet.control.logged(&["a superseded certificate is in use, and is refused"]));
+    member.restart();
+    fleet.is_live("edge", "edge");
+    wait::until("it to be in again", SOON, || membership(&member)["reachable"] == true);
+}
+
+#[test]
+fn a_node_holds_no_more_than_the_control_node_takes_down() {
+    let fleet = Fleet::founded_with(&[("max_node_holdings", 1)]);
+    fleet.origin.reply("/film.bin", Reply::generated(7, 300_000).etag("one").ranges().fresh());
+    fleet.enrol("edge");
+    let member = fleet.member("edge", "edge").start();
+    fleet.is_live("edge", "edge");
+    let answer = member.admin_post("/resources", &json!({ "path": "/film.bin" }));
+    assert_eq!(answer.status / 100, 2, "{}", answer.text());
+    // It counts more than one, by its info-hashes.
+    wait::until("the node to be told", SOON, || {
+        let told = membership(&member);
+        let refused = told["list_refused"].as_str().unwrap_or_default();
+        refused.contains("507") && refused.contains("`registry.max_node_holdings`")
+    });
+    assert_eq!(membership(&member)["reachable"], true);
+    let limit = [("limit", "node")];
+    assert!(fleet.control.metric("skerry_registry_holdings_refused_total", &limit) > 0.0);
+    let screen = done(&member.command(&["status"]));
+    assert!(screen.contains("TAKES NOT ALL THAT IS HELD: 507"), "{screen}");
+}
+
+#[test]
+fn the_control_node_tells_what_the_fleet_runs() {
+    let fleet = Fleet::founded();
+    fleet.enrol("edge");
+    let member = fleet.member("edge", "edge").text("update", "ring", "early").start();
+    fleet.is_live("edge", "edge");
+    let version = fleet.told("edge")["node"]["version"].as_str().expect("a version is told").to_owned();
+    wait::until("it to be counted", SOON, || {
+        let told = status(&fleet.control, "/registry/nodes");
+        let groups = told["versions"]["nodes"].as_array().cloned().unwrap_or_default();
+        groups.iter().any(|group| group["ring"] == "early" && group["live"] == 1)
+    });
+    let early = [("ring", "early"), ("version", version.as_str())];
+    assert_eq!(fleet.control.metric("skerry_registry_node_versions", &early), 1.0);
+    let screen = done(&fleet.control.command(&["status"]));
+    assert!(screen.lines().any(|line| line.trim_start().starts_with("early ")), "{screen}");
+    assert!(screen.contains("skew       none"), "{screen}");
+    let screen = done(&member.command(&["status"]));
+    assert!(screen.contains(&format!("versions   skerry {version}, ring early")), "{screen}");
 }

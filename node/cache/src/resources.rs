@@ -95,7 +95,7 @@ impl Api for Resources {
                     Err(refusal) => refusal,
                 },
                 (None, None) => match self.find(id).await {
-                    Ok(held) => self.describe(held, &base).await,
+                    Ok(held) => description::describe(held, &base),
                     Err(refusal) => refusal,
                 },
                 (None, Some("data")) => match self.find(id).await {

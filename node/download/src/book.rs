@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use skerry_wire::reach::Reach;
+
 /// Addresses that are remembered.
 const MOST: usize = 2000;
 /// Addresses that were banned and are remembered.
@@ -201,20 +203,7 @@ fn is_usable(address: SocketAddr, origin: Origin) -> bool {
     }
     match origin {
         Origin::Told => true,
-        Origin::Peer(from) => reach(ip) >= reach(from.to_canonical()),
-    }
-}
-
-/// How far an address is known: on this machine, in this network, everywhere.
-fn reach(ip: IpAddr) -> u8 {
-    let (own, near) = match ip {
-        IpAddr::V4(ip) => (ip.is_loopback(), ip.is_private() || ip.is_link_local()),
-        IpAddr::V6(ip) => (ip.is_loopback(), ip.is_unique_local() || ip.is_unicast_link_local()),
-    };
-    match (own, near) {
-        (true, _) => 0,
-        (false, true) => 1,
-        (false, false) => 2,
+        Origin::Peer(from) => Reach::of(ip) >= Reach::of(from),
     }
 }
 

@@ -11,14 +11,14 @@
 //! | `POST nodes/enrol` | whoever has a token |
 //! | `POST reports` | anybody |
 //!
-//! Who calls is checked before a byte of the body is read: an unknown node gets nothing in. `nodes` is
-//! answered on the control node alone; a report is taken by every node, which looks at its own copy and
-//! tells the control node.
+//! Who calls is checked before a byte of the body is read: an unknown node gets nothing in, nor does one that was
+//! revoked, whose certificate is superseded, or that sends more than is taken. `nodes` is answered on the control
+//! node alone; a report is taken by every node, which looks at its own copy and tells the control node.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -115,6 +115,18 @@ impl<'a> Route<'a> {
         if matches!(self, Self::Preload(_) | Self::Torrents(_)) { Method::GET } else { Method::POST }
     }
 
+    /// The node that speaks, as far as it is known before the body is.
+    fn node<'b>(self, caller: &'b Caller) -> Option<&'b str>
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::Holdings(id) | Self::Preload(id) | Self::Told(id) | Self::Renew(id) => Some(id),
+            Self::Beat | Self::Torrents(_) => caller.node.as_deref(),
+            Self::Enrol | Self::Report => None,
+        }
+    }
+
     /// Largest body, bytes.
     fn limit(self) -> usize {
         match self {
@@ -147,9 +159,13 @@ impl Endpoint {
         body: &[u8],
         now_ms: u64,
     ) -> Response<Body> {
-        match self.admit(caller, method, path) {
-            Ok(route) if body.len() <= route.limit() => self.act(route, caller, body, now_ms),
-            Ok(route) => too_large(route.limit()),
+        let admitted = self.admit(caller, method, path);
+        let admitted = admitted.and_then(|route| {
+            self.hear(route, caller, body.len(), now_ms)?;
+            Ok(route)
+        });
+        match admitted {
+            Ok(route) => self.act(route, caller, body, now_ms),
             Err(refusal) => *refusal,
         }
     }
@@ -189,42 +205,51 @@ impl Endpoint {
         Ok(route)
     }
 
+    /// Whether a caller is heard with a body of so many bytes: not a node that was revoked, whose certificate is
+    /// superseded, or that sends more than is taken. May wait for a disk.
+    fn hear(
+        &self,
+        route: Route<'_>,
+        caller: &Caller,
+        bytes: usize,
+        now_ms: u64,
+    ) -> Result<(), Box<Response<Body>>> {
+        if bytes > route.limit() {
+            return Err(Box::new(too_large(route.limit())));
+        }
+        let (Some(control), Some(node)) = (&self.control, route.node(caller)) else { return Ok(()) };
+        // Whoever has a copy of a superseded certificate does not speak on the node's account.
+        let heard = match &self.enrolment {
+            _ if control.is_denied(node, now_ms) => Err(Refused::Denied(node.to_owned())),
+            // Renewal has a word of its own on that.
+            Some(enrolment) if !matches!(route, Route::Renew(_)) => enrolment.saw(control, caller, now_ms),
+            _ => Ok(()),
+        };
+        let heard = heard.and_then(|()| control.admit(node, bytes, now_ms));
+        heard.map_err(|refused| {
+            if route == Route::Beat {
+                control.metrics().heartbeats.with_label_values(&["refused"]).inc();
+            }
+            Box::new(refusal(&refused, caller))
+        })
+    }
+
+    /// Answers a request that was heard.
     fn act(&self, route: Route<'_>, caller: &Caller, body: &[u8], now_ms: u64) -> Response<Body> {
-        if let Err(refused) = self.pace(route, caller, body.len(), now_ms) {
-            return refusal(&refused, caller);
-        }
-        if let (Some(control), Some(enrolment)) = (&self.control, &self.enrolment)
-            && !matches!(route, Route::Enrol | Route::Renew(_) | Route::Report)
-        {
-            enrolment.saw(control, caller, now_ms);
-        }
         let done = match (route, &self.control) {
             (Route::Report, _) => self.report(caller, body, now_ms).map(|()| accepted()),
             (Route::Beat, Some(control)) => self.beat(control, caller, body, now_ms),
             (Route::Holdings(id), Some(control)) => message::read::<HoldingsReport>(body)
                 .and_then(|report| control.holdings(id, &report, now_ms))
                 .map(|answer| told(&answer)),
-            (Route::Preload(id), Some(control)) => self.preload(control, id, now_ms),
+            (Route::Preload(id), Some(_)) => Ok(self.preload(id)),
             (Route::Told(id), Some(control)) => self.told(control, id, body, now_ms),
             (Route::Renew(_), Some(control)) => self.renew(control, caller, body, now_ms),
-            (Route::Torrents(resource), Some(control)) => self.torrents(control, caller, resource, now_ms),
+            (Route::Torrents(resource), Some(control)) => self.torrents(control, resource, now_ms),
             (Route::Enrol, Some(control)) => self.enrol(control, body, now_ms),
             (_, None) => Ok(problem::response(StatusCode::NOT_FOUND, "this is not the fleet's control node")),
         };
         done.unwrap_or_else(|refused| refusal(&refused, caller))
-    }
-
-    /// Whether a node may send so much; before it is read.
-    fn pace(&self, route: Route<'_>, caller: &Caller, bytes: usize, now_ms: u64) -> Result<(), Refused> {
-        let node = match route {
-            Route::Holdings(id) | Route::Preload(id) | Route::Told(id) | Route::Renew(id) => Some(id),
-            Route::Beat | Route::Torrents(_) => caller.node.as_deref(),
-            Route::Enrol | Route::Report => None,
-        };
-        match (node, &self.control) {
-            (Some(node), Some(control)) => control.admit(node, bytes, now_ms),
-            _ => Ok(()),
-        }
     }
 
     fn beat(
@@ -239,15 +264,13 @@ impl Endpoint {
         control.beat(beat, caller.address.ip(), now_ms).map(|answer| told(&answer))
     }
 
-    fn preload(&self, control: &Control, id: &str, now_ms: u64) -> Result<Response<Body>, Refused> {
-        if control.is_denied(id, now_ms) {
-            return Err(Refused::Denied(id.to_owned()));
-        }
+    fn preload(&self, id: &str) -> Response<Body> {
         let none = || problem::response(StatusCode::NOT_FOUND, "there is no preload list for this node");
-        Ok(self.lists.get().and_then(|lists| lists.list(id)).map_or_else(none, |list| told(&list)))
+        self.lists.get().and_then(|lists| lists.list(id)).map_or_else(none, |list| told(&list))
     }
 
     fn told(&self, control: &Control, id: &str, body: &[u8], now_ms: u64) -> Result<Response<Body>, Refused> {
+        // Its body may have been long on its way.
         if control.is_denied(id, now_ms) {
             return Err(Refused::Denied(id.to_owned()));
         }
@@ -258,16 +281,7 @@ impl Endpoint {
         })
     }
 
-    fn torrents(
-        &self,
-        control: &Control,
-        caller: &Caller,
-        resource: &str,
-        now_ms: u64,
-    ) -> Result<Response<Body>, Refused> {
-        if let Some(id) = caller.node.as_deref().filter(|id| control.is_denied(id, now_ms)) {
-            return Err(Refused::Denied(id.to_owned()));
-        }
+    fn torrents(&self, control: &Control, resource: &str, now_ms: u64) -> Result<Response<Body>, Refused> {
         let resource = message::resource("resource", resource)?;
         let hashes = control.torrents_of(&resource, now_ms);
         Ok(told(&TorrentsAnswer { info_hashes: hashes.iter().map(|hash| hex::encode(hash)).collect() }))
@@ -319,33 +333,76 @@ impl Endpoint {
     }
 }
 
+/// Who asks for what.
+struct Asked {
+    caller: Caller,
+    method: Method,
+    path: String,
+}
+
+impl Endpoint {
+    /// Answers one request as it comes in; what waits for a disk does so elsewhere.
+    async fn serve(self: Arc<Self>, call: Call) -> Response<Body> {
+        let caller = Caller::from(&call);
+        let (head, body) = call.request.into_parts();
+        let asked = Asked { caller, method: head.method, path: head.uri.path().to_owned() };
+        let (bytes, is_node) = match self.admit(&asked.caller, &asked.method, &asked.path) {
+            // Who does not say how long it is may mean all that it can be.
+            Ok(route) => {
+                (length(&head.headers).unwrap_or(route.limit()), route.node(&asked.caller).is_some())
+            }
+            Err(refusal) => return *refusal,
+        };
+        let this = self.clone();
+        let hear = move || -> Result<Asked, Box<Response<Body>>> {
+            let route = this.admit(&asked.caller, &asked.method, &asked.path)?;
+            this.hear(route, &asked.caller, bytes, now_ms())?;
+            Ok(asked)
+        };
+        let heard = if is_node { aside(hear, |failed| Err(Box::new(failed))).await } else { hear() };
+        let asked = match heard {
+            Ok(asked) => asked,
+            Err(refusal) => return *refusal,
+        };
+        let body = match tokio::time::timeout(BODY, Limited::new(body, bytes).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(_)) => return too_large(bytes),
+            Err(_) => {
+                return problem::response(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
+            }
+        };
+        let act = move || match self.admit(&asked.caller, &asked.method, &asked.path) {
+            Ok(route) => self.act(route, &asked.caller, &body, now_ms()),
+            Err(refusal) => *refusal,
+        };
+        aside(act, |failed| failed).await
+    }
+}
+
 impl Api for Endpoint {
     fn words(&self) -> &'static [&'static str] {
         &["nodes", "reports"]
     }
 
     fn answer(self: Arc<Self>, call: Call) -> BoxFuture<'static, Response<Body>> {
-        Box::pin(async move {
-            let caller = Caller::from(&call);
-            let (head, body) = call.request.into_parts();
-            let path = head.uri.path().to_owned();
-            let limit = match self.admit(&caller, &head.method, &path) {
-                Ok(route) => route.limit(),
-                Err(refusal) => return *refusal,
-            };
-            let body = match tokio::time::timeout(BODY, Limited::new(body, limit).collect()).await {
-                Ok(Ok(body)) => body.to_bytes(),
-                Ok(Err(_)) => return too_large(limit),
-                Err(_) => {
-                    return problem::response(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
-                }
-            };
-            let answer = move || self.respond(&caller, &head.method, &path, &body, now_ms());
-            tokio::task::spawn_blocking(answer).await.unwrap_or_else(|_| {
-                problem::response(StatusCode::INTERNAL_SERVER_ERROR, "the registry failed; its log says why")
-            })
-        })
+        Box::pin(self.serve(call))
     }
+}
+
+/// What a request says that its body has, bytes.
+fn length(fields: &HeaderMap) -> Option<usize> {
+    fields.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Does something where it may wait for a disk; `failed` makes its result of an answer when it did not end.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+    failed: impl FnOnce(Response<Body>) -> T,
+) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        let detail = "the registry failed; its log says why";
+        failed(problem::response(StatusCode::INTERNAL_SERVER_ERROR, detail))
+    })
 }
 
 fn told<T: Serialize>(answer: &T) -> Response<Body> {

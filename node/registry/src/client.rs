@@ -47,11 +47,18 @@ pub trait Transport: Send + Sync + 'static {
     }
 }
 
+/// Why the control node did not take what it was sent last.
+#[derive(Default)]
+struct Refusals {
+    beat: Option<String>,
+    /// Of what this node holds; it is heard all the same.
+    list: Option<String>,
+}
+
 /// This node's membership, shared by all who have news for the control node.
 pub struct Membership {
     member: Mutex<Member>,
-    /// Why the control node refused the last request, if it did.
-    refused: Mutex<Option<String>>,
+    refusals: Mutex<Refusals>,
     news: Notify,
     metrics: Metrics,
 }
@@ -64,7 +71,7 @@ impl Membership {
     pub fn new(node: Node, instance: u64, metrics: Metrics) -> Result<Self, RegistryError> {
         let seed = u64::from_le_bytes(random::bytes().map_err(RegistryError::Random)?);
         let member = Mutex::new(Member::new(node, instance, seed, now_ms()));
-        Ok(Self { member, refused: Mutex::default(), news: Notify::new(), metrics })
+        Ok(Self { member, refusals: Mutex::default(), news: Notify::new(), metrics })
     }
 
     /// Something is held, more or less of it than before.
@@ -106,9 +113,11 @@ impl Membership {
     pub fn status(&self) -> Value {
         let member = self.member.lock();
         let (holdings, demand, reports) = member.waiting();
+        let refusals = self.refusals.lock();
         json!({
             "reachable": member.reachable(),
-            "refused": *self.refused.lock(),
+            "refused": refusals.beat,
+            "list_refused": refusals.list,
             "waiting": { "holdings": holdings, "demand": demand, "reports": reports },
         })
     }
@@ -130,7 +139,7 @@ impl Membership {
 
     /// Tells the control node all there is to tell, until the node leaves.
     pub async fn run(&self, transport: &dyn Transport, mut meter: Meter) {
-        let mut reached = None;
+        let mut taken = [None; 2];
         loop {
             let now_ms = now_ms();
             if !meter.is_empty() && self.member.lock().beats(now_ms) {
@@ -139,7 +148,7 @@ impl Membership {
             }
             let action = self.member.lock().next(now_ms);
             match action {
-                Action::Send(request) => self.send(transport, request, &mut reached).await,
+                Action::Send(request) => self.send(transport, request, &mut taken).await,
                 Action::Wait(until_ms) => {
                     let pause = Duration::from_millis(until_ms.saturating_sub(now_ms)).min(LONGEST_SLEEP);
                     tokio::select! {
@@ -152,7 +161,8 @@ impl Membership {
         }
     }
 
-    async fn send(&self, transport: &dyn Transport, request: Request, reached: &mut Option<bool>) {
+    /// `taken` is whether the last heartbeat was, and the last part of the list: what changes is logged.
+    async fn send(&self, transport: &dyn Transport, request: Request, taken: &mut [Option<bool>; 2]) {
         let Request { path, body, patience } = request;
         let reply = within(patience, transport.send(Method::POST, &path, body)).await;
         let outcome = self.member.lock().answered(reply.as_ref().ok(), now_ms());
@@ -162,28 +172,37 @@ impl Membership {
             Outcome::Failed => "failed",
         };
         self.metrics.control_requests.with_label_values(&[word]).inc();
-        let refused = reply.as_ref().ok().filter(|_| outcome == Outcome::Refused).map(detail);
-        *self.refused.lock() = refused;
-        let answered = outcome == Outcome::Answered;
-        if *reached == Some(answered) {
+        let refused = reply.as_ref().ok().filter(|_| outcome != Outcome::Answered).map(words);
+        let mut refusals = self.refusals.lock();
+        let is_list = path.ends_with("/holdings");
+        let place = if is_list { &mut refusals.list } else { &mut refusals.beat };
+        *place = refused;
+        drop(refusals);
+        let answered = Some(outcome == Outcome::Answered);
+        let before = std::mem::replace(&mut taken[usize::from(is_list)], answered);
+        if before == answered {
             return;
         }
-        *reached = Some(answered);
         match &reply {
-            _ if answered => log::info!("the control node answers"),
+            _ if answered == Some(true) && is_list => log::info!("the control node knows what is held"),
+            _ if answered == Some(true) => log::info!("the control node answers"),
             Ok(reply) => {
-                log::warn!(status = reply.status.as_u16(), path = path.as_str(); "the control node takes nothing: {}", detail(reply));
+                log::warn!(status = reply.status.as_u16(), path = path.as_str(); "the control node takes nothing: {}", words(reply));
             }
             Err(error) => log::warn!("{error}; this node goes on serving and tries again"),
         }
     }
 }
 
-/// What a refusal says (RFC 9457).
-pub(crate) fn detail(reply: &Reply) -> String {
-    let document: Option<Value> = serde_json::from_slice(&reply.body).ok();
-    let detail = document.as_ref().and_then(|document| document["detail"].as_str());
-    detail.map_or_else(|| reply.status.to_string(), str::to_owned)
+/// What an answer says that is no good one: its status, and the detail where there is one (RFC 9457).
+pub(crate) fn words(reply: &Reply) -> String {
+    let Reply { status, body } = reply;
+    let document: Option<Value> = serde_json::from_slice(body).ok();
+    match document.as_ref().and_then(|document| document["detail"].as_str()) {
+        Some(detail) => format!("{status}: {detail}"),
+        None if status.is_success() => format!("{status}: the answer is not understood"),
+        None => status.to_string(),
+    }
 }
 
 async fn within<T>(
@@ -314,7 +333,55 @@ mod tests {
             asked.recv().await.unwrap();
         }
         let status = membership.status();
-        assert_eq!((&status["reachable"], &status["refused"]), (&json!(false), &json!("two have one id")));
+        let refused = json!("409 Conflict: two have one id");
+        assert_eq!((&status["reachable"], &status["refused"]), (&json!(false), &refused));
+        run.abort();
+    }
+
+    #[test]
+    fn an_answer_that_is_no_good_one_tells_its_status_once() {
+        let told = |status: StatusCode, body: &str| words(&Reply { status, body: body.to_owned().into() });
+        let full = r#"{"detail": "there is no room", "status": 507}"#;
+        assert_eq!(
+            told(StatusCode::INSUFFICIENT_STORAGE, full),
+            "507 Insufficient Storage: there is no room"
+        );
+        assert_eq!(told(StatusCode::BAD_GATEWAY, "<html>"), "502 Bad Gateway");
+        assert_eq!(told(StatusCode::OK, "7"), "200 OK: the answer is not understood");
+    }
+
+    #[tokio::test]
+    async fn a_list_that_finds_no_room_is_told_of_and_the_node_is_heard() {
+        struct Full(mpsc::UnboundedSender<()>);
+        impl Transport for Full {
+            fn send<'a>(
+                &'a self,
+                _: Method,
+                path: &'a str,
+                _: Bytes,
+            ) -> BoxFuture<'a, Result<Reply, TransportError>> {
+                self.0.send(()).unwrap();
+                let (status, body) = match path.ends_with("/holdings") {
+                    true => (StatusCode::INSUFFICIENT_STORAGE, json!({ "detail": "no room" })),
+                    false => (StatusCode::OK, json!({ "generation": null })),
+                };
+                let reply = Reply { status, body: body.to_string().into() };
+                Box::pin(std::future::ready(Ok(reply)))
+            }
+        }
+        let (sender, mut asked) = mpsc::unbounded_channel();
+        let node = Node { id: "a".into(), interval_seconds: 1, ..Node::default() };
+        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        let membership = Arc::new(Membership::new(node, 1, metrics).unwrap());
+        let running = membership.clone();
+        let run = tokio::spawn(async move { running.run(&Full(sender), Meter::new(Vec::new())).await });
+        // A heartbeat, the list, and the next heartbeat.
+        for _ in 0..3 {
+            asked.recv().await.unwrap();
+        }
+        let status = membership.status();
+        let told = (&status["reachable"], &status["refused"], &status["list_refused"]);
+        assert_eq!(told, (&json!(true), &Value::Null, &json!("507 Insufficient Storage: no room")));
         run.abort();
     }
 }

@@ -11,6 +11,8 @@ use crate::prefix::Prefix;
 
 /// Longest life of a certificate, days.
 const MOST_DAYS: u64 = 3650;
+/// Most that one node may be let hold: what it may send at once is enough to write such a list anew.
+const MOST_HOLDINGS: usize = 2_000_000;
 /// Longest name of an interface, bytes (`IFNAMSIZ` less its end).
 const MOST_INTERFACE: usize = 15;
 
@@ -50,6 +52,10 @@ pub struct RegistryConfig {
     pub ca_key_file: PathBuf,
     /// How long certificates of nodes are good. A member renews its own when a third of that is left.
     pub certificate_days: u64,
+    /// Holdings of one node that the control node takes down, at most; each info-hash of one counts as another.
+    pub max_node_holdings: usize,
+    /// The same of all nodes together. Each takes up to 250 bytes of memory.
+    pub max_fleet_holdings: usize,
     /// Take whoever calls from this machine at their word, without a certificate. For trying things out.
     pub insecure_loopback: bool,
     /// `[[registry.links]]`.
@@ -69,6 +75,8 @@ impl Default for RegistryConfig {
             ca_file: PathBuf::new(),
             ca_key_file: PathBuf::new(),
             certificate_days: 365,
+            max_node_holdings: 200_000,
+            max_fleet_holdings: 10_000_000,
             insecure_loopback: false,
             links: Vec::new(),
         }
@@ -115,6 +123,15 @@ impl RegistryConfig {
         }
         if !(1..=MOST_DAYS).contains(&self.certificate_days) {
             return Err(("registry.certificate_days", format!("must be from 1 to {MOST_DAYS}")));
+        }
+        if !(1..=MOST_HOLDINGS).contains(&self.max_node_holdings) {
+            return Err(("registry.max_node_holdings", format!("must be from 1 to {MOST_HOLDINGS}")));
+        }
+        if self.max_fleet_holdings < self.max_node_holdings {
+            return Err((
+                "registry.max_fleet_holdings",
+                "must be at least `registry.max_node_holdings`".into(),
+            ));
         }
         if self.region.len() > MOST_NAME || self.region.chars().any(char::is_control) {
             let reason = format!("must be at most {MOST_NAME} bytes without control characters");
@@ -256,6 +273,9 @@ mod tests {
             ("control_url = \"https://a\"", "registry.certificate_file"),
             ("heartbeat_seconds = 0", "registry.heartbeat_seconds"),
             ("certificate_days = 0", "registry.certificate_days"),
+            ("max_node_holdings = 0", "registry.max_node_holdings"),
+            ("max_node_holdings = 2000001", "registry.max_node_holdings"),
+            ("max_fleet_holdings = 1000", "registry.max_fleet_holdings"),
             ("region = \"a\\nb\"", "registry.region"),
             ("ca_key_file = \"a\"", "registry.ca_key_file"),
             ("control = true\nca_key_file = \"a\"", "registry.ca_file"),

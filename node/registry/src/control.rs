@@ -8,8 +8,8 @@
 //!
 //! A node that was not heard for two of its intervals leaves the [`Fleet`] at the next tick, with its
 //! holdings, and comes back with its next heartbeat; it stays on record. Who holds what is kept as
-//! generations of lists, see [`crate::message`]. Of two machines with one id one is refused:
-//! `control/rivals.rs` says which.
+//! generations of lists, see [`crate::message`] and `control/lists.rs`. Of two machines with one id one is
+//! refused: `control/rivals.rs` says which.
 //!
 //! Nodes are not believed about the time: what they tell of it is bounded by when it came in. `now_ms` is
 //! [`crate::clock::now_ms`] throughout, but in tests and simulations.
@@ -18,8 +18,9 @@ mod lists;
 mod record;
 mod rivals;
 mod state;
+mod versions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -28,17 +29,18 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
 
+pub use self::lists::Bounds;
 pub(crate) use self::record::Enrolled;
 use self::record::Record;
 pub use self::record::{Revoked, Standing, Told};
 pub use self::rivals::Rival;
 use self::rivals::Rivals;
 use self::state::State;
+pub use self::versions::{Group, PolicyGroup, Versions};
 use crate::demand::{Demand, MOST_COUNTS};
 use crate::error::{KvError, Refused};
 use crate::fleet::Fleet;
-use crate::holdings::Holdings;
-use crate::kv::{Event, Kv, Life};
+use crate::kv::{Event, Kv, Life, Swept};
 use crate::message::{Asked, Beat, BeatAnswer, Report};
 use crate::metrics::Metrics;
 use crate::pace::Limits;
@@ -67,8 +69,13 @@ pub struct Control {
     wishes: Wishes,
     rivals: Rivals,
     limits: Limits,
+    bounds: Bounds,
+    /// What nodes run, and when it is looked at again.
+    versions: Mutex<(Arc<Versions>, u64)>,
     /// Whether the last record could not be written: that is logged once.
     failing: AtomicBool,
+    /// The same of taking expired ones away.
+    unswept: AtomicBool,
     metrics: Metrics,
 }
 
@@ -81,6 +88,7 @@ impl Control {
         kv: Arc<dyn Kv>,
         fleet: Arc<Fleet>,
         owner: &str,
+        bounds: Bounds,
         metrics: Metrics,
         now_ms: u64,
     ) -> Result<Self, KvError> {
@@ -104,7 +112,10 @@ impl Control {
             wishes: Wishes::default(),
             rivals: Rivals::default(),
             limits: Limits::default(),
+            bounds,
+            versions: Mutex::default(),
             failing: AtomicBool::new(false),
+            unswept: AtomicBool::new(false),
             metrics,
         };
         control.state.lock().read_all(&*control.kv, &control.fleet, now_ms)?;
@@ -165,6 +176,7 @@ impl Control {
         let mut state = self.state.lock();
         self.catch_up(&mut state, now_ms);
         state.admits(&id)?;
+        let is_live = state.nodes.get(&id).is_some_and(|known| known.live);
         let before = state.nodes.get(&id).map(|known| &known.record);
         if before.is_none() && state.nodes.len() >= MOST_NODES {
             return Err(Refused::Full { what: "nodes", most: MOST_NODES });
@@ -176,6 +188,12 @@ impl Control {
             }
             return Err(Refused::Rival(id));
         }
+        if is_live == leaving
+            && let Some(list) = state.lists.of(&id)
+        {
+            // Who comes or goes does so with all that it holds.
+            self.limits.holdings(&id, list.size().holdings, now_ms)?;
+        }
         let counted = before.is_some_and(|before| before.boot == boot && before.batch >= batch);
         let gone = before.map(|before| before.gone(instance, boot)).unwrap_or_default();
         if let Some(enrolled) = state.enrolled.get(&id).filter(|enrolled| !enrolled.region.is_empty()) {
@@ -186,7 +204,7 @@ impl Control {
             link.measured_at_ms = link.measured_at_ms.min(now_ms);
         }
         let region = node.region.clone();
-        let generation = state.holdings.get(&id).and_then(|holdings| holdings.generation);
+        let generation = state.lists.of(&id).and_then(|list| list.generation);
         let record = Record { node: node.into(), instance, boot, batch, left: leaving, gone };
         self.keep(&mut state, &format!("nodes/{id}"), &json(&record), now_ms);
         drop(state);
@@ -202,11 +220,22 @@ impl Control {
     fn take_demand(&self, id: &str, region: &str, mut demand: Vec<Asked>, now_ms: u64) {
         let refused = self.limits.requests(id, &mut demand, now_ms);
         self.metrics.demand_refused.inc_by(refused);
+        if !demand.is_empty() && self.demand.lacks(region, now_ms) {
+            let regions = self.regions();
+            self.demand.keep_regions(|region| regions.contains(region), now_ms);
+        }
         for asked in demand {
             if let Some(resource) = hex::decode(&asked.resource) {
                 self.demand.count(&resource, region, asked.requests, now_ms);
             }
         }
+    }
+
+    /// Regions that a node on record stands in, or was enrolled for.
+    fn regions(&self) -> BTreeSet<String> {
+        let state = self.state.lock();
+        let told = state.nodes.values().map(|known| &known.record.node.region);
+        told.chain(state.enrolled.values().map(|enrolled| &enrolled.region)).cloned().collect()
     }
 
     /// Takes the reports of a node's clients; more than it may tell are dropped.
@@ -334,6 +363,7 @@ impl Control {
         let mut state = self.state.lock();
         self.catch_up(&mut state, now_ms);
         state.expire(&self.fleet, now_ms);
+        let running = self.running(&state, now_ms);
         let mut standings: BTreeMap<&str, i64> =
             [("live", 0), ("silent", 0), ("left", 0), ("denied", state.denied.len() as i64)].into();
         for known in state.nodes.values() {
@@ -344,18 +374,30 @@ impl Control {
             };
             *standings.entry(name).or_default() += 1;
         }
-        let holdings: usize = state.holdings.values().map(Holdings::len).sum();
+        let size = state.lists.size();
         drop(state);
+        if let Some(running) = running {
+            self.count_versions(&running);
+        }
         for (name, count) in standings {
             self.metrics.nodes.with_label_values(&[name]).set(count);
         }
-        self.metrics.holdings.set(holdings as i64);
+        self.metrics.holdings.set(size.holdings as i64);
+        self.metrics.info_hashes.set(size.info_hashes as i64);
         self.metrics.demand.set(self.demand.len() as i64);
         self.metrics.rivals.set(self.rivals.sweep(now_ms) as i64);
         self.limits.sweep(now_ms);
         self.wishes.sweep(now_ms);
-        if let Err(error) = self.kv.sweep(now_ms) {
-            log::error!("expired records stay: {error}");
+        match self.kv.sweep(now_ms) {
+            Ok(Swept { damaged, .. }) => {
+                self.unswept.store(false, Relaxed);
+                self.metrics.damaged_records.inc_by(damaged as u64);
+            }
+            Err(error) => {
+                if !self.unswept.swap(true, Relaxed) {
+                    log::error!("expired records stay: {error}");
+                }
+            }
         }
         let due = {
             let mut kept_ms = self.demand_kept_ms.lock();

@@ -3,9 +3,10 @@
 //! A count is kept as the logarithm of what it will be worth: adding to it and comparing two of them
 //! need no clock, and nothing has to be decayed one by one. Past requests that came at a steady rate
 //! of r per hour are worth r * 24 / ln 2, so a count tells the rate. The table is bounded; when it is
-//! full the eighth that is worth least goes.
+//! full the eighth that is worth least goes. So are the regions, which nodes may name as they like: when there are
+//! too many those go that no node stands in any more.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,8 @@ pub const MOST_COUNTS: usize = 1 << 18;
 const SHARDS: usize = 16;
 /// Regions that are told apart; requests of further ones count for the unknown region.
 const MOST_REGIONS: usize = 1024;
+/// Regions are looked through so often, at most, milliseconds.
+const REGIONS_MS: u64 = 60_000;
 /// Part of a full shard that goes, one in so many.
 const EVICTED: usize = 8;
 /// A count's half-life.
@@ -26,10 +29,38 @@ const DAY_MS: f64 = 86_400_000.0;
 /// From a count to requests per hour.
 const PER_HOUR: f64 = std::f64::consts::LN_2 / 24.0;
 
-/// Names of regions by number; number 0 is the unknown one, without a name.
+/// Names of regions by number; number 0 is the unknown one, without a name. Held while a number of it is put to
+/// use, so that it does not come to stand for another region meanwhile.
 struct Regions {
     names: Vec<String>,
     numbers: HashMap<String, u16>,
+    /// Numbers that had a name before.
+    free: Vec<u16>,
+    /// When they may be looked through again, milliseconds since 1970.
+    next_ms: u64,
+}
+
+impl Regions {
+    /// Number of a region: a new one when there was none, as long as there are any.
+    fn take(&mut self, region: &str) -> u16 {
+        if let Some(number) = self.numbers.get(region) {
+            return *number;
+        }
+        let next = self.free.pop().or_else(|| {
+            let next = u16::try_from(self.names.len()).ok();
+            next.filter(|_| self.names.len() < MOST_REGIONS)
+        });
+        let Some(number) = next else { return 0 };
+        let place = usize::from(number);
+        self.names.resize(self.names.len().max(place + 1), String::new());
+        region.clone_into(&mut self.names[place]);
+        self.numbers.insert(region.to_owned(), number);
+        number
+    }
+
+    fn is_full(&self) -> bool {
+        self.free.is_empty() && self.names.len() >= MOST_REGIONS
+    }
 }
 
 #[derive(Default)]
@@ -59,7 +90,12 @@ pub struct Demand {
 impl Demand {
     /// An empty table of at most so many counts.
     pub fn new(most: usize) -> Self {
-        let regions = Regions { names: vec![String::new()], numbers: HashMap::from([(String::new(), 0)]) };
+        let regions = Regions {
+            names: vec![String::new()],
+            numbers: HashMap::from([(String::new(), 0)]),
+            free: Vec::new(),
+            next_ms: 0,
+        };
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             each: (most / SHARDS).max(EVICTED),
@@ -70,13 +106,45 @@ impl Demand {
     /// Counts requests for a resource from a region; empty is an unknown one.
     pub fn count(&self, resource: &Resource, region: &str, requests: u32, now_ms: u64) {
         if requests > 0 {
-            self.add(resource, self.number(region), f64::from(requests).log2() + days(now_ms));
+            let level = f64::from(requests).log2() + days(now_ms);
+            self.with_number(region, |number| self.add(resource, number, level));
+        }
+    }
+
+    /// Whether there are so many regions that requests from this one would count for the unknown one, and it
+    /// is worth [looking through them](Self::keep_regions).
+    pub(crate) fn lacks(&self, region: &str, now_ms: u64) -> bool {
+        let regions = self.regions.read();
+        regions.is_full() && !regions.numbers.contains_key(region) && now_ms >= regions.next_ms
+    }
+
+    /// Forgets all regions but these, and what was counted for them.
+    pub(crate) fn keep_regions(&self, is_known: impl Fn(&str) -> bool, now_ms: u64) {
+        let mut regions = self.regions.write();
+        regions.next_ms = now_ms.saturating_add(REGIONS_MS);
+        let gone = regions.numbers.iter().filter(|(name, number)| **number > 0 && !is_known(name));
+        let gone: HashSet<u16> = gone.map(|(_, number)| *number).collect();
+        for shard in &self.shards {
+            let Shard { levels, changed } = &mut *shard.lock();
+            levels.retain(|(resource, region), _| {
+                let stays = !gone.contains(region);
+                if !stays {
+                    changed.insert(resource[0]);
+                }
+                stays
+            });
+        }
+        regions.numbers.retain(|_, number| !gone.contains(number));
+        for number in gone {
+            regions.names[usize::from(number)].clear();
+            regions.free.push(number);
         }
     }
 
     /// Requests for a resource from a region, thousandths of a request per hour.
     pub fn rate(&self, resource: &Resource, region: &str, now_ms: u64) -> u64 {
-        let Some(number) = self.regions.read().numbers.get(region).copied() else { return 0 };
+        let regions = self.regions.read();
+        let Some(number) = regions.numbers.get(region).copied() else { return 0 };
         self.shard(resource).lock().levels.get(&(*resource, number)).map_or(0, |level| rate(*level, now_ms))
     }
 
@@ -84,8 +152,11 @@ impl Demand {
     pub fn rates(&self, now_ms: u64, mut each: impl FnMut(&Resource, &str, u64)) {
         for shard in &self.shards {
             // `each` may take its time, and may want to count.
-            let levels: Vec<_> = shard.lock().levels.iter().map(|(key, level)| (*key, *level)).collect();
-            let regions = self.regions.read().names.clone();
+            let (levels, regions) = {
+                let regions = self.regions.read();
+                let levels: Vec<_> = shard.lock().levels.iter().map(|(key, level)| (*key, *level)).collect();
+                (levels, regions.names.clone())
+            };
             for ((resource, region), level) in levels {
                 let region = regions.get(usize::from(region)).map_or("", String::as_str);
                 each(&resource, region, rate(level, now_ms));
@@ -110,6 +181,7 @@ impl Demand {
 
     /// The counts of resources that begin with a byte, to be kept; `None` when there are none.
     pub(crate) fn page(&self, first: u8, now_ms: u64) -> Option<Vec<u8>> {
+        let regions = self.regions.read();
         let shard = self.shards[usize::from(first) % SHARDS].lock();
         let of_page = shard.levels.iter().filter(|((resource, _), _)| resource[0] == first);
         let rows: Vec<_> = of_page.map(|((resource, region), level)| (*resource, *region, *level)).collect();
@@ -117,7 +189,8 @@ impl Demand {
         if rows.is_empty() {
             return None;
         }
-        let page = Page { regions: self.regions.read().names.clone(), rows };
+        let page = Page { regions: regions.names.clone(), rows };
+        drop(regions);
         Some(postcard::to_stdvec(&(page, now_ms)).expect("numbers and texts can always be written"))
     }
 
@@ -128,12 +201,12 @@ impl Demand {
         let written_ms = if written.is_empty() { now_ms } else { postcard::from_bytes(written).ok()? };
         // A clock that was ahead then wrote counts that would outrank all later ones.
         let ahead = days(written_ms.saturating_sub(now_ms));
-        let numbers: Vec<u16> = regions.iter().map(|name| self.number(name)).collect();
         for (resource, region, level) in rows {
             if !level.is_finite() {
                 return None;
             }
-            self.add(&resource, *numbers.get(usize::from(region))?, level - ahead);
+            let region = regions.get(usize::from(region))?;
+            self.with_number(region, |number| self.add(&resource, number, level - ahead));
         }
         Some(())
     }
@@ -157,22 +230,15 @@ impl Demand {
         &self.shards[usize::from(resource[0]) % SHARDS]
     }
 
-    fn number(&self, region: &str) -> u16 {
-        if let Some(number) = self.regions.read().numbers.get(region) {
-            return *number;
-        }
-        let mut regions = self.regions.write();
+    /// Does something with the number of a region.
+    fn with_number(&self, region: &str, work: impl FnOnce(u16)) {
+        let regions = self.regions.read();
         if let Some(number) = regions.numbers.get(region) {
-            return *number;
+            return work(*number);
         }
-        let next = regions.names.len();
-        if next >= MOST_REGIONS {
-            return 0;
-        }
-        let number = u16::try_from(next).unwrap_or(0);
-        regions.names.push(region.to_owned());
-        regions.numbers.insert(region.to_owned(), number);
-        number
+        drop(regions);
+        let mut regions = self.regions.write();
+        work(regions.take(region));
     }
 }
 
@@ -310,5 +376,37 @@ mod tests {
         }
         assert_eq!(demand.len(), MOST_REGIONS);
         assert!(demand.rate(&resource(1), "", NOW) > demand.rate(&resource(1), "r0", NOW));
+    }
+
+    #[test]
+    fn regions_that_nobody_stands_in_make_room_for_others() {
+        let demand = Demand::new(100_000);
+        demand.count(&resource(1), "north", 5, NOW);
+        for number in 0..MOST_REGIONS {
+            demand.count(&resource(2), &format!("r{number}"), 1, NOW);
+        }
+        demand.take_changed();
+        assert!(demand.lacks("south", NOW) && !demand.lacks("north", NOW));
+        let north = demand.rate(&resource(1), "north", NOW);
+        demand.keep_regions(|region| region == "north", NOW);
+        // What was counted for those that are gone is gone, and is not kept; what nobody could tell stays.
+        assert_eq!((demand.len(), demand.take_changed()), (2, BTreeSet::from([2])));
+        assert!(!demand.lacks("south", NOW));
+        demand.count(&resource(3), "south", 7, NOW);
+        demand.count(&resource(1), "r0", 7, NOW);
+        assert_eq!(
+            (demand.rate(&resource(1), "north", NOW), demand.rate(&resource(3), "north", NOW)),
+            (north, 0)
+        );
+        assert!(demand.rate(&resource(3), "south", NOW) > 0);
+        // They are looked through once a minute, at most.
+        for number in 0..MOST_REGIONS {
+            demand.count(&resource(2), &format!("s{number}"), 1, NOW);
+        }
+        assert!(!demand.lacks("west", NOW + REGIONS_MS - 1) && demand.lacks("west", NOW + REGIONS_MS));
+        // After a start names that nothing is counted for take no room.
+        let again = Demand::new(100_000);
+        again.load(&demand.page(3, NOW).unwrap(), NOW).unwrap();
+        assert_eq!((again.regions.read().names.len(), again.rate(&resource(3), "south", NOW) > 0), (2, true));
     }
 }

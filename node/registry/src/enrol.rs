@@ -276,15 +276,20 @@ impl Enrolment {
         Ok((pem, issued.ok_or_else(reason)?))
     }
 
-    /// A node calls: takes down that the last certificate of its line is in use, and tells of others that
-    /// should not be.
-    pub(crate) fn saw(&self, control: &Control, caller: &Caller, now_ms: u64) {
-        let (Some(id), Some(certificate)) = (&caller.node, &caller.certificate) else { return };
-        let Some(shown) = Certificate::read(certificate) else { return };
+    /// A node calls: takes down that the last certificate of its line is in use.
+    ///
+    /// # Errors
+    /// [`Refused::Superseded`] for one that should not be in use any more; operators are told.
+    pub(crate) fn saw(&self, control: &Control, caller: &Caller, now_ms: u64) -> Result<(), Refused> {
+        let (Some(id), Some(certificate)) = (&caller.node, &caller.certificate) else { return Ok(()) };
+        let Some(shown) = Certificate::read(certificate) else { return Ok(()) };
         let look = |enrolled: &Enrolled| enrolled.line.as_ref().map(|line| line.sight(&shown, now_ms));
         match control.enrolled(id, look, now_ms).flatten() {
             None | Some(Sight::Known) => {}
-            Some(Sight::Superseded) => self.alarm(control, id, &shown, now_ms),
+            Some(Sight::Superseded) => {
+                self.alarm(control, id, &shown, now_ms);
+                return Err(Refused::Superseded(id.clone()));
+            }
             Some(Sight::New) => {
                 let _issuing = self.issuing.lock();
                 let see = |enrolled: &mut Enrolled| {
@@ -298,16 +303,17 @@ impl Enrolment {
                 control.amend(id, see, now_ms);
             }
         }
+        Ok(())
     }
 
-    /// Two hold a certificate, or one of them did.
+    /// A certificate is in use, and refused, that something newer took the place of.
     fn alarm(&self, control: &Control, id: &str, shown: &Certificate, now_ms: u64) {
         control.metrics().superseded.inc();
         let mut alarms = self.alarms.lock();
         alarms.retain(|_, at_ms| now_ms.saturating_sub(*at_ms) < ALARM_MS);
         if let Entry::Vacant(first) = alarms.entry(id.to_owned()) {
             first.insert(now_ms);
-            log::warn!(node = id, serial = shown.serial.as_str(); "two holders of one certificate: it is superseded, and in use; enrol the machine again, and find out who has a copy");
+            log::warn!(node = id, serial = shown.serial.as_str(); "a superseded certificate is in use, and is refused: either the machine was enrolled anew and goes on with the old one, or two hold a copy; then enrol it again, and find out who");
         }
     }
 }

@@ -216,6 +216,19 @@ pub enum Refused {
         /// How many.
         most: usize,
     },
+    /// Nodes hold more than is known of them.
+    #[error(
+        "there is no room for more: {whose} may hold {most}, info-hashes counted as well, by `{key}` of the \
+         control node"
+    )]
+    Holdings {
+        /// `a node` or `the fleet`.
+        whose: &'static str,
+        /// So many.
+        most: usize,
+        /// The key that says so.
+        key: &'static str,
+    },
     /// More at once than is taken.
     #[error("more comes in than is taken; try again later")]
     Busy,
@@ -253,7 +266,7 @@ impl Refused {
             | Self::Token => StatusCode::FORBIDDEN,
             Self::Unknown(_) => StatusCode::NOT_FOUND,
             Self::Generation | Self::Rival(_) | Self::Early => StatusCode::CONFLICT,
-            Self::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Full { .. } | Self::Holdings { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
             Self::Ca(_) | Self::Kv(_) | Self::Unwritten { .. } | Self::Random(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR

@@ -44,6 +44,12 @@ pub struct Node {
     pub peers: Option<PeerPort>,
     /// Version of its software.
     pub version: String,
+    /// Version of the image that it runs from; empty where there is none.
+    pub image: String,
+    /// The group of boxes that it is updated with, as `update.ring` says.
+    pub ring: String,
+    /// The policies that decide there; where there is none, the built-in verdict does.
+    pub policies: Vec<PolicyVersion>,
     /// What resources may take on it, bytes.
     pub capacity_bytes: u64,
     /// How much may be moved to it until its next preload plan, bytes.
@@ -70,6 +76,20 @@ impl Node {
     pub fn has_role(&self, role: &str) -> bool {
         self.roles.iter().any(|other| other == role)
     }
+}
+
+/// A policy that decides on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyVersion {
+    /// What it decides, by the policies' own word: `region-router`.
+    pub world: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of its package, hex digits.
+    pub digest: String,
 }
 
 /// One address of a node on one operator's network.

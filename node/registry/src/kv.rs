@@ -99,6 +99,15 @@ impl Life {
     }
 }
 
+/// What a sweep took away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Records that had expired.
+    pub ended: usize,
+    /// Records, or ends of them, that cannot be read: they are in the way of no further sweep.
+    pub damaged: usize,
+}
+
 /// A record that was written, or went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -191,12 +200,12 @@ pub trait Kv: Send + Sync + 'static {
     /// Changes below a prefix from now on. Whoever wants all watches first, then lists.
     fn watch(&self, prefix: &str) -> Watch;
 
-    /// Takes away records that have expired, and tells how many. They are not read before, too; this
-    /// frees their room and tells watchers.
+    /// Takes away records that have expired. They are not read before, too; this frees their room and tells
+    /// watchers. What is damaged is passed over.
     ///
     /// # Errors
     /// When the engine fails.
-    fn sweep(&self, now_ms: u64) -> Result<usize, KvError>;
+    fn sweep(&self, now_ms: u64) -> Result<Swept, KvError>;
 
     /// Writes a record, whatever is there.
     ///
@@ -308,15 +317,15 @@ mod tests {
             assert!(kv.get("tokens/a", NOW + 999).unwrap().is_some());
             assert!(kv.get("tokens/a", NOW + 1000).unwrap().is_none());
             assert_eq!(keys(kv, "tokens/", NOW + 1000), ["tokens/b"]);
-            assert_eq!(kv.sweep(NOW + 999).unwrap(), 0);
-            assert_eq!(kv.sweep(NOW + 1000).unwrap(), 1);
-            assert_eq!(kv.sweep(NOW + 1000).unwrap(), 0);
+            assert_eq!(kv.sweep(NOW + 999).unwrap().ended, 0);
+            assert_eq!(kv.sweep(NOW + 1000).unwrap().ended, 1);
+            assert_eq!(kv.sweep(NOW + 1000).unwrap().ended, 0);
             let told = changes(&mut watch);
             assert_eq!(told.last(), Some(&("tokens/a".to_owned(), false)));
             assert_eq!(told.len(), 4);
             // What has expired and is not swept yet is not in the way of a new one.
             kv.create("tokens/b", b"3", Life::forever(NOW + 5000)).unwrap();
-            assert_eq!(kv.sweep(u64::MAX - 1).unwrap(), 0);
+            assert_eq!(kv.sweep(u64::MAX - 1).unwrap().ended, 0);
         });
     }
 

@@ -43,7 +43,7 @@ pub use client::{InProcess, Membership, Transport};
 pub use config::{LinkConfig, RegistryConfig};
 pub use control::Control;
 pub use error::{CaError, KvError, Refused, RegistryError, TransportError};
-pub use fleet::{Fleet, Holding, Link, Node, Nodes, PeerPort, Snapshot};
+pub use fleet::{Fleet, Holding, Link, Node, Nodes, PeerPort, PolicyVersion, Snapshot};
 pub use identity::Caller;
 pub use kv::{Kv, MemoryKv, RocksKv};
 pub use member::{Member, Reply};

@@ -4,7 +4,8 @@
 //! A beat every interval registers the node and keeps it in; counts and reports go with it in batches.
 //! A batch is sent until it is answered, as it was, so that it counts once. Holdings go in messages of
 //! their own, when they changed: what is new since the last answer, or all of it when the control node
-//! lost the thread. When the control node is away everything waits, bounded, and the node tries again
+//! lost the thread; what is gone first, so that a list that finds no room is true as far as it goes. When the
+//! control node is away everything waits, bounded, and the node tries again
 //! after a time that grows and is never quite the same, so that a fleet does not come back as one. A list
 //! that does not go through is told in smaller parts.
 //!
@@ -123,8 +124,10 @@ pub struct Member {
     leaving: bool,
     left: bool,
     held: BTreeMap<String, Holding>,
-    /// What the control node has not heard of: ids that are held, or not any more.
+    /// Ids that are held, as the control node has not heard.
     changed: BTreeSet<String>,
+    /// The same of those that are held no more.
+    gone: BTreeSet<String>,
     /// Generation of the list that the control node has; `None` is none, and it gets all of it.
     acknowledged: Option<u64>,
     generation: u64,
@@ -153,6 +156,7 @@ impl Member {
             left: false,
             held: BTreeMap::new(),
             changed: BTreeSet::new(),
+            gone: BTreeSet::new(),
             acknowledged: None,
             // Another one than those of the process before.
             generation: now_ms,
@@ -173,6 +177,7 @@ impl Member {
     /// Something is held, more or less of it than before.
     pub fn hold(&mut self, holding: Holding) {
         if self.held.get(&holding.resource) != Some(&holding) {
+            self.gone.remove(&holding.resource);
             self.changed.insert(holding.resource.clone());
             self.held.insert(holding.resource.clone(), holding);
         }
@@ -181,7 +186,8 @@ impl Member {
     /// Something is held no more.
     pub fn drop_holding(&mut self, resource: &str) {
         if self.held.remove(resource).is_some() {
-            self.changed.insert(resource.to_owned());
+            self.changed.remove(resource);
+            self.gone.insert(resource.to_owned());
         }
     }
 
@@ -208,7 +214,12 @@ impl Member {
     /// What waits to be told: holdings, counts, reports.
     pub fn waiting(&self) -> (usize, usize, usize) {
         let (asked, reports) = self.queue.len();
-        (self.changed.len(), asked, reports)
+        (self.untold(), asked, reports)
+    }
+
+    /// Ids that the control node has not heard of.
+    fn untold(&self) -> usize {
+        self.changed.len() + self.gone.len()
     }
 
     /// Counts and reports that were dropped, since too many waited; since the call before.
@@ -244,7 +255,7 @@ impl Member {
         if self.beats(now_ms) {
             return Action::Send(self.beat(now_ms));
         }
-        let untold = self.acknowledged.is_none() || !self.changed.is_empty();
+        let untold = self.acknowledged.is_none() || self.untold() > 0;
         if untold && now_ms >= self.holdings_ms {
             return Action::Send(self.report_holdings());
         }
@@ -281,14 +292,18 @@ impl Member {
             }
             (Flight::Holdings { generation, .. }, Some(_)) => {
                 self.acknowledged = Some(generation);
-                if self.changed.is_empty() {
+                if self.untold() == 0 {
                     self.most_held = MOST_HELD;
                     self.holdings_ms = now_ms.saturating_add(HOLDINGS_GAP_MS);
                 }
             }
             (Flight::Beat { .. }, None) => self.known = false,
             (Flight::Holdings { resources, .. }, None) => {
-                self.changed.extend(resources);
+                for resource in resources {
+                    let is_held = self.held.contains_key(&resource);
+                    let untold = if is_held { &mut self.changed } else { &mut self.gone };
+                    untold.insert(resource);
+                }
                 if let Some(status) = status {
                     return self.holdings_refused(status, now_ms);
                 }
@@ -325,7 +340,8 @@ impl Member {
             }
             _ => {
                 self.holdings_ms = now_ms.saturating_add(self.interval_ms.max(HOLDINGS_GAP_MS));
-                if status.is_client_error() { Outcome::Refused } else { Outcome::Failed }
+                let is_refused = status.is_client_error() || status == StatusCode::INSUFFICIENT_STORAGE;
+                if is_refused { Outcome::Refused } else { Outcome::Failed }
             }
         }
     }
@@ -350,17 +366,24 @@ impl Member {
 
     fn report_holdings(&mut self) -> Request {
         let base = self.acknowledged;
+        if base.is_none() {
+            // A list that begins anew has nothing to drop.
+            self.gone.clear();
+        }
         let mut resources = BTreeSet::new();
         let (mut held, mut dropped) = (Vec::new(), Vec::new());
         while resources.len() < self.most_held
+            && let Some(resource) = self.gone.pop_first()
+        {
+            dropped.push(resource.clone());
+            resources.insert(resource);
+        }
+        // What may find no room goes by itself.
+        while dropped.is_empty()
+            && resources.len() < self.most_held
             && let Some(resource) = self.changed.pop_first()
         {
-            match self.held.get(&resource) {
-                Some(holding) => held.push(holding.clone()),
-                // A list that begins anew has nothing to drop.
-                None if base.is_none() => continue,
-                None => dropped.push(resource.clone()),
-            }
+            held.extend(self.held.get(&resource).cloned());
             resources.insert(resource);
         }
         self.generation += 1;
@@ -374,6 +397,7 @@ impl Member {
     /// The next message begins a new list with all that is held.
     fn begin_anew(&mut self) {
         self.acknowledged = None;
+        self.gone.clear();
         self.changed.extend(self.held.keys().cloned());
     }
 

@@ -11,15 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::demand::Resource;
 use crate::error::Refused;
-use crate::fleet::{Holding, Link, Node, PeerPort};
+use crate::fleet::{Holding, Link, Node, PeerPort, PolicyVersion};
 use crate::{hex, identity};
 
-/// Longest name: of a region, role, link, operator, version or protocol, bytes.
+/// Longest name: of a region, role, link, operator, version, policy or protocol, bytes.
 pub const MOST_NAME: usize = 64;
 /// Longest address, source or reason, bytes.
 pub const MOST_TEXT: usize = 512;
 /// Roles, and protocols of a peer port, at most.
 const MOST_WORDS: usize = 32;
+/// Policies of a node, at most.
+const MOST_POLICIES: usize = 16;
 /// Links of a node, and addresses of a peer port, at most.
 pub const MOST_LINKS: usize = 32;
 /// Autonomous systems and prefixes of a link, at most.
@@ -240,7 +242,17 @@ fn node(node: &Node) -> Result<(), Refused> {
         return Err(Refused::field("node.id", identity::RULE));
     }
     text("node.region", &node.region, MOST_NAME)?;
-    text("node.version", &node.version, MOST_NAME)?;
+    for (path, name) in
+        [("node.version", &node.version), ("node.image", &node.image), ("node.ring", &node.ring)]
+    {
+        text(path, name, MOST_NAME)?;
+    }
+    at_most("node.policies", node.policies.len(), MOST_POLICIES)?;
+    for (place, PolicyVersion { world, name, version, digest }) in node.policies.iter().enumerate() {
+        for (field, word) in [("world", world), ("name", name), ("version", version), ("digest", digest)] {
+            text(&format!("node.policies[{place}].{field}"), word, MOST_NAME)?;
+        }
+    }
     words("node.roles", &node.roles)?;
     if !(1..=MOST_INTERVAL).contains(&u64::from(node.interval_seconds)) {
         return Err(Refused::field("node.interval_seconds", format!("must be from 1 to {MOST_INTERVAL}")));
@@ -372,6 +384,11 @@ mod tests {
         assert_eq!(refusal(|beat| beat.node.region = "a\nb".into()), "node.region");
         assert_eq!(refusal(|beat| beat.node.interval_seconds = 0), "node.interval_seconds");
         assert_eq!(refusal(|beat| beat.node.roles = vec![long()]), "node.roles[0]");
+        assert_eq!(refusal(|beat| beat.node.image = "a\u{1b}[2J".into()), "node.image");
+        assert_eq!(refusal(|beat| beat.node.ring = long()), "node.ring");
+        assert_eq!(refusal(|beat| beat.node.policies = vec![PolicyVersion::default(); 99]), "node.policies");
+        let policy = PolicyVersion { digest: long(), ..PolicyVersion::default() };
+        assert_eq!(refusal(|beat| beat.node.policies = vec![policy]), "node.policies[0].digest");
         assert_eq!(refusal(|beat| beat.node.links[0].url = "ftp://a".into()), "node.links[0].url");
         assert_eq!(refusal(|beat| beat.node.links.push(beat.node.links[0].clone())), "node.links[1].name");
         assert_eq!(refusal(|beat| beat.node.links = vec![Link::default(); 99]), "node.links");

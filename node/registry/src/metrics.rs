@@ -7,7 +7,11 @@ use skerry_core::metrics::register;
 #[derive(Clone)]
 pub struct Metrics {
     pub(crate) nodes: IntGaugeVec,
+    pub(crate) node_versions: IntGaugeVec,
+    pub(crate) node_policies: IntGaugeVec,
     pub(crate) holdings: IntGauge,
+    pub(crate) info_hashes: IntGauge,
+    pub(crate) holdings_refused: IntCounterVec,
     pub(crate) demand: IntGauge,
     pub(crate) demand_refused: IntCounter,
     pub(crate) rivals: IntGauge,
@@ -17,6 +21,7 @@ pub struct Metrics {
     pub(crate) renewals: IntCounterVec,
     pub(crate) superseded: IntCounter,
     pub(crate) write_failures: IntCounter,
+    pub(crate) damaged_records: IntCounter,
     pub(crate) certificate_ends: IntGauge,
     pub(crate) reachable: IntGauge,
     pub(crate) control_requests: IntCounterVec,
@@ -34,15 +39,36 @@ impl Metrics {
         let gauge = |name, help| register(registry, IntGauge::new(name, help)?);
         let counters =
             |name, help, label| register(registry, IntCounterVec::new(Opts::new(name, help), &[label])?);
-        let gauges =
-            |name, help, label| register(registry, IntGaugeVec::new(Opts::new(name, help), &[label])?);
+        let several = |name, help, labels: &[&str]| {
+            register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+        };
+        let gauges = |name, help, label| several(name, help, &[label]);
         Ok(Self {
             nodes: gauges(
                 "skerry_registry_nodes",
                 "Nodes on record at the control node: live, silent, left, denied.",
                 "state",
             )?,
+            node_versions: several(
+                "skerry_registry_node_versions",
+                "Nodes that are heard, by their update ring and the versions of image and node.",
+                &["ring", "image", "version"],
+            )?,
+            node_policies: several(
+                "skerry_registry_node_policies",
+                "Nodes that are heard, by the policies that decide there.",
+                &["world", "name", "version"],
+            )?,
             holdings: gauge("skerry_registry_holdings", "Holdings of all nodes on record.")?,
+            info_hashes: gauge(
+                "skerry_registry_info_hashes",
+                "Info-hashes of those holdings; each counts as a holding does.",
+            )?,
+            holdings_refused: counters(
+                "skerry_registry_holdings_refused_total",
+                "Parts of lists of holdings that found no room: of the node, of the fleet.",
+                "limit",
+            )?,
             demand: gauge("skerry_registry_demand_counts", "Counts of requests by resource and region.")?,
             demand_refused: counter(
                 "skerry_registry_demand_refused_total",
@@ -74,7 +100,7 @@ impl Metrics {
             )?,
             superseded: counter(
                 "skerry_registry_superseded_certificates_total",
-                "Requests at the control node with a certificate that a newer one took the place of: two hold it.",
+                "Requests at the control node with a certificate that a newer one took the place of; they are refused.",
             )?,
             certificate_ends: gauge(
                 "skerry_registry_certificate_ends_timestamp_seconds",
@@ -83,6 +109,10 @@ impl Metrics {
             write_failures: counter(
                 "skerry_registry_write_failures_total",
                 "Records that are known in memory alone, since they could not be written.",
+            )?,
+            damaged_records: counter(
+                "skerry_registry_damaged_records_total",
+                "Records with an end that cannot be read, passed over when expired ones were taken away.",
             )?,
             reachable: gauge(
                 "skerry_registry_control_reachable",

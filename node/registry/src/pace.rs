@@ -16,6 +16,9 @@ use crate::message::Asked;
 const MESSAGES: Pace = Pace { burst: 256 << 20, per_second: 4 << 20 };
 /// The least that a message counts, bytes: even an empty one is looked at, and written down.
 const LEAST: u64 = 64 << 10;
+/// What a holding counts that is written anew for a message, bytes: a change costs its page, and coming or going
+/// the whole list.
+const HOLDING: u64 = 128;
 /// Reports of a node's clients: as many as wait there when the control node was away, and as many each second
 /// as a node takes from them.
 const REPORTS: Pace = Pace { burst: 1024, per_second: 100 };
@@ -83,6 +86,16 @@ impl Limits {
     /// [`Refused::Busy`] when it sends more than is taken.
     pub(crate) fn message(&self, node: &str, bytes: usize, now_ms: u64) -> Result<(), Refused> {
         let cost = (bytes as u64).max(LEAST);
+        let fits = self.with(node, |of| of.messages.take_whole(MESSAGES, cost, now_ms));
+        if fits { Ok(()) } else { Err(Refused::Busy) }
+    }
+
+    /// So many of a node's holdings are written anew.
+    ///
+    /// # Errors
+    /// [`Refused::Busy`] when that is more than is taken.
+    pub(crate) fn holdings(&self, node: &str, count: usize, now_ms: u64) -> Result<(), Refused> {
+        let cost = HOLDING * count as u64;
         let fits = self.with(node, |of| of.messages.take_whole(MESSAGES, cost, now_ms));
         if fits { Ok(()) } else { Err(Refused::Busy) }
     }
@@ -189,8 +202,21 @@ mod tests {
     #[test]
     fn a_whole_list_goes_through_at_once() {
         let limits = Limits::default();
-        for _ in 0..90 {
+        for _ in 0..50 {
             limits.message("a", 10_000 * 200, NOW).unwrap();
+            limits.holdings("a", 10_000 + 2000, NOW).unwrap();
         }
+    }
+
+    #[test]
+    fn what_is_written_anew_counts_however_small_the_message() {
+        let limits = Limits::default();
+        let rewrites = |now_ms| {
+            let whole =
+                || limits.message("a", 1000, now_ms).and_then(|()| limits.holdings("a", 500_000, now_ms));
+            (0..100).filter(|_| whole().is_ok()).count()
+        };
+        assert_eq!((rewrites(NOW), rewrites(NOW + 16_000)), (4, 1));
+        limits.holdings("b", 0, NOW).unwrap();
     }
 }

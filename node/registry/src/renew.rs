@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::Method;
 use skerry_core::api::ROOT;
 use tokio::task::spawn_blocking;
 
 use crate::ca::{self, NewKey};
-use crate::client::{Transport, detail};
+use crate::client::{Transport, words};
 use crate::clock::wall_ms;
 use crate::error::{CaError, TransportError};
 use crate::identity;
@@ -41,8 +41,8 @@ pub(crate) enum RenewError {
     Transport(#[from] TransportError),
     #[error("it has ended; enrol the machine again with a new token")]
     Ended,
-    #[error("the control node answers {status}: {detail}")]
-    Refused { status: StatusCode, detail: String },
+    #[error("the control node answers {0}")]
+    Refused(String),
     #[error("the control node's answer is no certificate of this node for its new key")]
     Answer,
     #[error("the work was cut short")]
@@ -193,7 +193,7 @@ impl Renewal {
         let reply = tokio::time::timeout(ANSWER, transport.send(Method::POST, &path, body.into())).await;
         let reply = reply.map_err(|_| TransportError("it did not answer in time".into()))??;
         if !reply.status.is_success() {
-            return Err(RenewError::Refused { status: reply.status, detail: detail(&reply) });
+            return Err(RenewError::Refused(words(&reply)));
         }
         let answer: RenewAnswer = serde_json::from_slice(&reply.body).map_err(|_| RenewError::Answer)?;
         Ok((key, answer.certificate))
@@ -215,6 +215,7 @@ impl Renewal {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use http::StatusCode;
     use parking_lot::Mutex;
     use skerry_core::role::BoxFuture;
 

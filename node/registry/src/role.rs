@@ -20,7 +20,7 @@ use crate::ca::Authority;
 use crate::client::{InProcess, Membership, Transport};
 use crate::clock::{now_ms, wall_ms};
 use crate::config::RegistryConfig;
-use crate::control::Control;
+use crate::control::{Bounds, Control};
 use crate::enrol::{Enrolment, TokenRequest};
 use crate::error::{CaError, Refused, RegistryError};
 use crate::fleet::{Fleet, Node};
@@ -59,6 +59,8 @@ pub struct Parts<'a> {
 pub struct RegistryRole {
     config: RegistryConfig,
     id: String,
+    /// `update.ring`.
+    ring: String,
     /// When this node's certificate ends, seconds since 1970; 0 without one.
     certificate_ends: Arc<AtomicU64>,
     metrics: Metrics,
@@ -88,13 +90,15 @@ impl RegistryRole {
         id.clone_into(&mut node.id);
         node.region.clone_from(&config.region);
         node.interval_seconds = u32::try_from(config.heartbeat_seconds).unwrap_or(u32::MAX);
+        let ring = node.ring.clone();
         let metrics = Metrics::new(registry)?;
         let fleet = Arc::new(Fleet::new());
         let mut control = None;
         let mut enrolment = None;
         if config.control {
             let kv = Arc::new(RocksKv::open(data_dir)?);
-            let opened = Control::open(kv, fleet.clone(), id, metrics.clone(), now_ms())?;
+            let bounds = Bounds::from(config);
+            let opened = Control::open(kv, fleet.clone(), id, bounds, metrics.clone(), now_ms())?;
             control = Some(Arc::new(opened));
             if !config.ca_key_file.as_os_str().is_empty() {
                 let authority = Authority::load(&config.ca_file, &config.ca_key_file)?;
@@ -121,6 +125,7 @@ impl RegistryRole {
         Ok(Self {
             config: config.clone(),
             id: id.to_owned(),
+            ring,
             certificate_ends: Arc::new(certificate_ends.into()),
             metrics,
             fleet,
@@ -191,7 +196,12 @@ impl RegistryRole {
 
     fn nodes(control: &Control) -> Value {
         let now_ms = now_ms();
-        json!({ "now_ms": now_ms, "nodes": control.nodes(now_ms), "revoked": control.revoked(now_ms) })
+        json!({
+            "now_ms": now_ms,
+            "nodes": control.nodes(now_ms),
+            "revoked": control.revoked(now_ms),
+            "versions": control.versions(),
+        })
     }
 
     fn node(control: &Control, id: &str) -> Response<Body> {
@@ -330,10 +340,12 @@ impl Role for RegistryRole {
         json!({
             "part": part,
             "region": self.config.region,
+            "ring": self.ring,
             "certificate_ends": (ends > 0).then_some(ends),
             "rivals": rivals,
             "control_url": self.config.control_url,
             "nodes": self.fleet.snapshot().nodes.len(),
+            "versions": self.control.as_ref().map(|control| control.versions()),
             "membership": self.membership.as_ref().map(|membership| membership.status()),
         })
     }
@@ -414,6 +426,7 @@ mod tests {
         assert_eq!(revoked.collect::<Vec<_>>(), ["b", "c"]);
         assert!(answer["now_ms"].as_u64() >= answer["revoked"][0]["since_ms"].as_u64(), "{answer}");
         assert_eq!(role.status()["rivals"], json!({}));
+        assert!(answer["versions"]["nodes"].is_array() && role.status()["versions"]["policies"].is_array());
         assert_eq!(ask(&role, "GET", "/registry/reports", "").await.unwrap().0, 200);
     }
 

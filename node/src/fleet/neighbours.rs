@@ -177,9 +177,11 @@ impl Neighbours {
         let described = Limited::new(described, MOST_DESCRIBED).collect();
         let described = tokio::time::timeout(WAIT, described).await.map_err(|_| "it took too long")?;
         let described = described.map_err(|error| error.to_string())?.to_bytes();
-        let described: Described = serde_json::from_slice(&described).map_err(|error| error.to_string())?;
         let chunk_length = catalogue.store().config().chunk_bytes;
-        let chunks = checked(&described, chunk_length, resource)?;
+        // A long list takes a while to be read, and to be hashed.
+        let work = move || read(&described, chunk_length, resource);
+        let (described, chunks) =
+            tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())??;
         progress.length.store(described.length, Relaxed);
         progress.received.store(0, Relaxed);
 
@@ -253,6 +255,14 @@ impl Neighbours {
     }
 }
 
+/// A description, and the chunks that it lists.
+fn read(body: &[u8], chunk_length: u32, resource: ChunkId) -> Result<(Described, Vec<ChunkId>), String> {
+    let mut described: Described = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let chunks = checked(&described, chunk_length, resource)?;
+    described.chunks = Vec::new();
+    Ok((described, chunks))
+}
+
 /// The chunks of a description that is what the id says.
 fn checked(described: &Described, chunk_length: u32, resource: ChunkId) -> Result<Vec<ChunkId>, String> {
     if described.chunk_length != chunk_length {
@@ -314,6 +324,24 @@ async fn blocking(work: impl FnOnce() -> Result<(), StoreError> + Send + 'static
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_description_is_read_with_its_list_or_not_at_all() {
+        let mut ingest = Ingest::new(1 << 18);
+        let only = ingest.push(&Bytes::from_static(b"film"));
+        let id = ingest.finish().pieces_root;
+        let body = |chunk: &str| {
+            format!(
+                r#"{{"name": "a", "media_type": "b", "length": 4, "chunk_length": 262144, "chunks": ["{chunk}"],
+                "of a later version": {{}}}}"#
+            )
+        };
+        let (described, chunks) = read(body(&only.to_string()).as_bytes(), 1 << 18, id).unwrap();
+        assert_eq!((described.name.as_str(), described.length, chunks), ("a", 4, vec![only]));
+        for wrong in [body(&"0".repeat(64)), body("x"), "{".to_owned(), String::new()] {
+            assert!(read(wrong.as_bytes(), 1 << 18, id).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_list_of_chunks_is_believed_when_its_root_is_the_resource() {

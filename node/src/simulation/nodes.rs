@@ -401,6 +401,7 @@ fn said(settings: &Settings, map: &Map, place: usize, region: u8, operator: u8, 
         preload_window_bytes: settings.preload_kbps * 1000 / 8 * PLAN_SECONDS,
         seen_ms: now_ms,
         interval_seconds: (BEAT_MS / 1000) as u32,
+        ..Said::default()
     }
 }
 

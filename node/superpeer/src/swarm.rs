@@ -4,7 +4,7 @@ mod hashes;
 mod withdrawn;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -16,6 +16,7 @@ use skerry_wire::Sha256Hash;
 use skerry_wire::merkle::Tree;
 use skerry_wire::metainfo::Layout;
 use skerry_wire::peer::{Bitfield, Block};
+use skerry_wire::reach::Reach;
 
 use self::withdrawn::Withdrawn;
 use crate::config::SuperPeerConfig;
@@ -323,12 +324,18 @@ impl Swarm {
         self.members.lock().len()
     }
 
-    /// Where other peers than `peer` listen, at most `most`.
+    /// Where other peers than `peer` listen, at most `most`: no private address is told to who is farther away.
     pub(crate) fn others(&self, peer: &Peer, most: usize) -> Vec<SocketAddr> {
         let members = self.members.lock();
         let others = members.iter().filter(|(number, _)| **number != peer.number);
-        others.filter_map(|(_, member)| member.listens).take(most).collect()
+        let listen = others.filter_map(|(_, member)| member.listens);
+        listen.filter(|address| may_hear(peer.address.ip(), address.ip())).take(most).collect()
     }
+}
+
+/// Whether who is at `to` may be told of an address: one that it can mean something to.
+fn may_hear(to: IpAddr, address: IpAddr) -> bool {
+    Reach::of(address) >= Reach::of(to)
 }
 
 fn view(torrent: &Torrent, is_v2: bool) -> Option<&Layout> {
@@ -342,4 +349,19 @@ fn pieces_of_chunk(layout: &Layout, start: u64, held: &Held, chunk: usize) -> st
     let from = start + u64::from(held.resource.chunk_length) * chunk as u64;
     let to = from + u64::from(held.chunk_length(chunk));
     (from / piece_length) as u32..to.div_ceil(piece_length) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_of_addresses_that_mean_another_host_to_him() {
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        assert!(may_hear(ip("10.0.0.7"), ip("10.0.0.8")));
+        assert!(may_hear(ip("10.0.0.7"), ip("192.0.2.8")));
+        assert!(!may_hear(ip("192.0.2.7"), ip("10.0.0.8")));
+        assert!(!may_hear(ip("2001:db8::7"), ip("fe80::8")));
+        assert!(!may_hear(ip("10.0.0.7"), ip("127.0.0.1")));
+    }
 }

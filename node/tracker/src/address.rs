@@ -6,9 +6,10 @@
 //! trusts (a proxy, or a box of his own). A private address, whoever named it, is told to peers with
 //! private addresses only: to all others it means something else, or nothing.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use skerry_registry::prefix::Prefix;
+use skerry_wire::reach::Reach;
 
 /// The address that an announce from `source` counts for.
 pub fn announced(source: IpAddr, named: Option<IpAddr>, trusted: &[Prefix]) -> IpAddr {
@@ -24,20 +25,7 @@ pub fn is_trusted(address: IpAddr, trusted: &[Prefix]) -> bool {
 
 /// Whether an address means nothing outside of its own network.
 pub fn is_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            address.is_private() || address.is_loopback() || address.is_link_local() || is_shared(address)
-        }
-        IpAddr::V6(address) => {
-            address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
-        }
-    }
-}
-
-/// Between an operator and its customers (RFC 6598).
-fn is_shared(address: Ipv4Addr) -> bool {
-    let [first, second, ..] = address.octets();
-    first == 100 && second & 0xc0 == 64
+    Reach::of(address) < Reach::Internet
 }
 
 /// Whether a host can have an address at all.

@@ -66,7 +66,7 @@ pub(crate) fn join(node: &Node, torrents: &[[u8; 20]]) -> Result<()> {
         let mut base = None;
         for (generation, torrents) in (1u64..).zip(torrents.chunks(MESSAGE)) {
             let held: Vec<Value> = torrents.iter().map(holding).collect();
-            let report = json!({ "generation": generation, "base": base, "held": held });
+            let report = json!({ "boot": 1, "generation": generation, "base": base, "held": held });
             post(node, &format!("nodes/{}/holdings", id(number)), &report)?;
             base = Some(generation);
         }

@@ -12,49 +12,34 @@ use hyper::body::Frame;
 use serde_json::json;
 use skerry_core::Body;
 use skerry_store::Held;
-use skerry_store::catalogue::Answer;
 use skerry_store::chunk::hex;
 
-use super::{Resources, data_url};
+use super::data_url;
 
 /// Ids in one piece of the body: 34 kB.
 const IDS: usize = 512;
 /// An id between its quotes, bytes.
 const ID: usize = 66;
 
-impl Resources {
-    /// `GET resources/ID`.
-    pub(super) async fn describe(&self, held: Arc<Held>, base: &str) -> Response<Body> {
-        let answer = self.answer_of(&held).await;
-        let resource = &held.resource;
-        let head = json!({
-            "id": resource.id(),
-            "name": held.name,
-            "media_type": held.media_type,
-            "length": resource.length,
-            "chunk_length": resource.chunk_length,
-            "sha256": hex(&resource.sha256),
-            "torrent": format!("{base}/.skerry/v1/resources/{}.torrent", resource.id()),
-            "sources": [data_url(base, &held)],
-            "answer": answer,
-        });
-        let (length, body) = with_chunks(head.to_string(), held);
-        let mut response = Response::new(body);
-        let fields = response.headers_mut();
-        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        fields.insert(header::CONTENT_LENGTH, length.into());
-        response
-    }
-
-    /// What its origin answered with it: another node that takes it may answer for its target, too.
-    async fn answer_of(&self, held: &Arc<Held>) -> Option<Answer> {
-        let (catalogue, held) = (self.catalogue.clone(), held.clone());
-        let find = move || {
-            let source = catalogue.source(held.from.as_ref()?).ok()??;
-            source.answer.filter(|_| source.resource == held.id())
-        };
-        tokio::task::spawn_blocking(find).await.ok()?
-    }
+/// `GET resources/ID`.
+pub(super) fn describe(held: Arc<Held>, base: &str) -> Response<Body> {
+    let resource = &held.resource;
+    let head = json!({
+        "id": resource.id(),
+        "name": held.name,
+        "media_type": held.media_type,
+        "length": resource.length,
+        "chunk_length": resource.chunk_length,
+        "sha256": hex(&resource.sha256),
+        "torrent": format!("{base}/.skerry/v1/resources/{}.torrent", resource.id()),
+        "sources": [data_url(base, &held)],
+    });
+    let (length, body) = with_chunks(head.to_string(), held);
+    let mut response = Response::new(body);
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    fields.insert(header::CONTENT_LENGTH, length.into());
+    response
 }
 
 /// A JSON object with the ids of a resource's chunks as its last member, and its length in bytes.

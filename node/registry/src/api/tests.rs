@@ -1,8 +1,12 @@
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use bytes::Bytes;
 use http::Request;
+use http_body_util::Full;
 
 use super::*;
 use crate::ca::{self, Authority, NewKey};
+use crate::control::Bounds;
 use crate::enrol::TokenRequest;
 use crate::fleet::{Fleet, Holding, Node};
 use crate::identity;
@@ -14,7 +18,8 @@ const NOW: u64 = 1_700_000_000_000;
 fn endpoint() -> Endpoint {
     let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
     let fleet = Arc::new(Fleet::new());
-    let control = Control::open(Arc::new(MemoryKv::new()), fleet, "control", metrics, NOW).unwrap();
+    let (kv, bounds) = (Arc::new(MemoryKv::new()), Bounds::default());
+    let control = Control::open(kv, fleet, "control", bounds, metrics, NOW).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::create(folder.path(), NOW).unwrap();
     Endpoint {
@@ -39,9 +44,13 @@ fn beat(id: &str) -> Vec<u8> {
 
 /// Status and document of the answer.
 fn ask(endpoint: &Endpoint, caller: &Caller, line: &str, body: &[u8]) -> (u16, Value) {
+    ask_at(endpoint, caller, line, body, NOW)
+}
+
+fn ask_at(endpoint: &Endpoint, caller: &Caller, line: &str, body: &[u8], now_ms: u64) -> (u16, Value) {
     let (method, path) = line.split_once(' ').unwrap();
     let method: Method = method.parse().unwrap();
-    let response = endpoint.respond(caller, &method, &format!("{ROOT}{path}"), body, NOW);
+    let response = endpoint.respond(caller, &method, &format!("{ROOT}{path}"), body, now_ms);
     let status = response.status().as_u16();
     let document = match response.into_body() {
         Body::Full(body) => serde_json::from_slice(&body).unwrap(),
@@ -169,6 +178,51 @@ fn a_certificate_is_renewed_no_more_once_the_new_one_was_seen() {
     let answer = ask(&endpoint, &node, "POST nodes/a/certificate", &renewal());
     assert!(answer.0 == 403 && detail(&answer).contains("superseded"), "{answer:?}");
     assert_eq!(ask(&endpoint, &next, "POST nodes/a/certificate", &renewal()).0, 200);
+}
+
+#[test]
+fn a_superseded_certificate_is_good_for_nothing() {
+    let endpoint = endpoint();
+    let old = enrolled(&endpoint, "a");
+    assert_eq!(ask(&endpoint, &old, "POST nodes", &beat("a")).0, 200);
+    let (_, answer) = ask(&endpoint, &old, "POST nodes/a/certificate", &renewal());
+    let new = Caller { certificate: Some(certificate(&answer)), ..old.clone() };
+    assert_eq!(ask(&endpoint, &new, "POST nodes", &beat("a")).0, 200);
+    let list = br#"{"generation": 1, "boot": 0}"#;
+    let all = |caller: &Caller, now_ms| {
+        [
+            ask_at(&endpoint, caller, "POST nodes", &beat("a"), now_ms),
+            ask_at(&endpoint, caller, "POST nodes/a/holdings", list, now_ms),
+            ask_at(&endpoint, caller, "POST nodes/a/preload", b"{}", now_ms),
+            ask_at(&endpoint, caller, "GET nodes/a/preload", b"", now_ms),
+            ask_at(&endpoint, caller, &format!("GET nodes/torrents/{}", "5".repeat(64)), b"", now_ms),
+        ]
+    };
+    // What was on its way is still heard.
+    let statuses = |answers: [(u16, Value); 5]| answers.map(|(status, _)| status);
+    assert_eq!(statuses(all(&old, NOW + 599_999)), [200, 200, 404, 404, 200]);
+    let refused = all(&old, NOW + 600_000);
+    assert!(refused.iter().all(|answer| detail(answer).contains("superseded")), "{refused:?}");
+    assert_eq!(statuses(refused), [403; 5]);
+    assert_eq!(statuses(all(&new, NOW + 600_000)), [200, 200, 404, 404, 200]);
+    // An enrolment ends all that were issued before it, at once.
+    let newest = enrolled(&endpoint, "a");
+    assert_eq!(statuses(all(&new, NOW)), [403; 5]);
+    assert_eq!(statuses(all(&newest, NOW)), [200, 200, 404, 404, 200]);
+    let count =
+        |result| endpoint.control.as_ref().unwrap().metrics().heartbeats.with_label_values(&[result]).get();
+    assert_eq!((count("taken"), count("refused")), (5, 2));
+}
+
+#[test]
+fn a_superseded_certificate_is_not_on_its_node_s_account() {
+    let endpoint = endpoint();
+    let old = enrolled(&endpoint, "a");
+    let new = enrolled(&endpoint, "a");
+    for _ in 0..5000 {
+        assert_eq!(ask(&endpoint, &old, "POST nodes", b"{").0, 403);
+    }
+    assert_eq!(ask(&endpoint, &new, "POST nodes", &beat("a")).0, 200);
 }
 
 #[test]
@@ -335,6 +389,40 @@ fn what_is_not_here_and_what_is_too_much() {
     assert_eq!(ask(&alone, &node, "POST nodes", &beat("a")).0, 404);
     let body = format!(r#"{{"resource": "{}"}}"#, "a".repeat(64));
     assert_eq!(ask(&alone, &node, "POST reports", body.as_bytes()).0, 202);
+}
+
+#[tokio::test]
+async fn nothing_is_read_of_who_is_not_heard() {
+    let endpoint = Arc::new(endpoint());
+    let control = endpoint.control.clone().unwrap();
+    let certificates = ["a", "b"].map(|id| enrolled(&endpoint, id).certificate);
+    let read = Arc::new(AtomicBool::new(false));
+    let status = async |node: usize, length: usize| {
+        let read = read.clone();
+        let body = Full::new(Bytes::from_static(b"{}")).map_frame(move |frame| {
+            read.store(true, Relaxed);
+            frame
+        });
+        let path = format!("{ROOT}nodes/{}/holdings", ["a", "b"][node]);
+        let request = Request::post(path).header(header::CONTENT_LENGTH, length);
+        let call = Call {
+            request: request.body(Body::stream(body)).unwrap(),
+            client: "192.0.2.1:1000".parse().unwrap(),
+            via: "192.0.2.1:1000".parse().unwrap(),
+            secure: true,
+            certificate: certificates[node].clone(),
+        };
+        endpoint.clone().answer(call).await.status().as_u16()
+    };
+    assert_eq!(status(0, MOST_HOLDINGS + 1).await, 413);
+    control.revoke("a", now_ms()).unwrap();
+    assert_eq!(status(0, 2).await, 403);
+    control.admit("b", 256 << 20, now_ms()).unwrap();
+    assert_eq!(status(1, MOST_HOLDINGS).await, 429);
+    // Another certificate was issued for it.
+    enrolled(&endpoint, "b");
+    assert_eq!(status(1, 2).await, 403);
+    assert!(!read.load(Relaxed));
 }
 
 #[tokio::test]

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use super::{Enrolled, Record, Rival, Standing, Told};
 use crate::error::{KvError, Refused};
 use crate::fleet::Fleet;
-use crate::holdings::{self, Holdings, Page};
+use crate::holdings::{self, Lists, Page};
 use crate::kv::{Entry, Kv, Watch};
 
 /// A node on record.
 pub(super) struct Known {
     pub(super) record: Record,
     /// Whether it is in the fleet.
-    live: bool,
+    pub(super) live: bool,
 }
 
 impl Known {
@@ -31,7 +31,9 @@ impl Known {
 pub(super) struct State {
     pub(super) watch: Watch,
     pub(super) nodes: BTreeMap<String, Known>,
-    pub(super) holdings: HashMap<String, Holdings>,
+    pub(super) lists: Lists,
+    /// Nodes whose lists are being written, and by how many entries they grow.
+    pub(super) writing: HashMap<String, usize>,
     pub(super) enrolled: HashMap<String, Enrolled>,
     /// Since when, milliseconds since 1970.
     pub(super) denied: BTreeMap<String, u64>,
@@ -44,7 +46,8 @@ impl State {
         Self {
             watch,
             nodes: BTreeMap::new(),
-            holdings: HashMap::new(),
+            lists: Lists::default(),
+            writing: HashMap::new(),
             enrolled: HashMap::new(),
             denied: BTreeMap::new(),
             unwritten: BTreeSet::new(),
@@ -58,7 +61,7 @@ impl State {
 
     pub(super) fn told(&self, id: &str, rival: Option<Rival>, now_ms: u64) -> Option<Told> {
         let known = self.nodes.get(id)?;
-        let holdings = self.holdings.get(id).map_or(0, Holdings::len);
+        let holdings = self.lists.of(id).map_or(0, |list| list.size().holdings);
         Some(Told { node: known.record.node.clone(), standing: known.standing(now_ms), holdings, rival })
     }
 
@@ -73,7 +76,7 @@ impl State {
         let live = self.nodes.iter().filter(|(_, known)| known.live).map(|(id, _)| id.clone());
         let live: Vec<String> = live.collect();
         self.nodes.clear();
-        self.holdings.clear();
+        self.lists.clear();
         self.enrolled.clear();
         self.denied.retain(|id, _| self.unwritten.contains(id));
         for (key, entry) in &all {
@@ -119,7 +122,7 @@ impl State {
     pub(super) fn deny(&mut self, fleet: &Fleet, id: &str, now_ms: u64) -> u64 {
         self.leave(fleet, id);
         self.nodes.remove(id);
-        self.holdings.remove(id);
+        self.lists.remove(id);
         self.enrolled.remove(id);
         *self.denied.entry(id.to_owned()).or_insert(now_ms)
     }
@@ -156,7 +159,7 @@ impl State {
         fleet.hear([record.node.clone()]);
         let before = self.nodes.insert(id.to_owned(), Known { record, live: true });
         if !before.is_some_and(|before| before.live) {
-            let pages = self.holdings.get(id).map(|holdings| holdings.pages().clone());
+            let pages = self.lists.of(id).map(|list| list.pages().clone());
             fleet.holds_pages(id, pages.unwrap_or_default());
             log::info!(node = id; "registered");
         }
@@ -173,15 +176,8 @@ impl State {
     /// The generation is written after the pages: with it the list is complete. Without it what is there
     /// counts all the same, until the node tells its list anew.
     fn take_generation(&mut self, id: &str, value: Option<&[u8]>) -> Option<()> {
-        if let Some(value) = value {
-            self.holdings.entry(id.to_owned()).or_default().generation =
-                Some(serde_json::from_slice(value).ok()?);
-        } else if let Some(holdings) = self.holdings.get_mut(id) {
-            holdings.generation = None;
-            if holdings.len() == 0 {
-                self.holdings.remove(id);
-            }
-        }
+        let generation = value.map(serde_json::from_slice).transpose().ok()?;
+        self.lists.set_generation(id, generation);
         Some(())
     }
 
@@ -194,11 +190,7 @@ impl State {
         if self.nodes.get(id).is_some_and(|known| known.live) {
             fleet.holds_page(id, number, page.clone());
         }
-        match self.holdings.get_mut(id) {
-            Some(holdings) => holdings.set(number, page),
-            None if page.is_empty() => {}
-            None => self.holdings.entry(id.to_owned()).or_default().set(number, page),
-        }
+        self.lists.set_page(id, number, page);
         Some(())
     }
 }

@@ -18,7 +18,11 @@ fn metrics() -> Metrics {
 }
 
 fn open(kv: &Arc<dyn Kv>, now_ms: u64) -> Control {
-    Control::open(kv.clone(), Arc::new(Fleet::new()), "control", metrics(), now_ms).unwrap()
+    within(kv, Bounds::default(), now_ms)
+}
+
+fn within(kv: &Arc<dyn Kv>, bounds: Bounds, now_ms: u64) -> Control {
+    Control::open(kv.clone(), Arc::new(Fleet::new()), "control", bounds, metrics(), now_ms).unwrap()
 }
 
 fn memory() -> Arc<dyn Kv> {
@@ -129,6 +133,46 @@ fn a_node_that_claims_billions_of_requests_moves_little() {
     // Another's count as they did.
     asked("b", 20_000_000, 1);
     assert!(rate() > most);
+}
+
+#[test]
+fn a_node_that_is_in_another_region_with_every_beat_leaves_room_for_others() {
+    let control = open(&memory(), NOW);
+    let asked = |node: &str, region: &str, batch| {
+        let mut said = Beat { demand: vec![Asked { resource: id('1'), requests: 10 }], batch, ..beat(node) };
+        said.node.region = region.into();
+        hear(&control, said, NOW).unwrap();
+    };
+    let rate = |region| control.demand().rate(&hex::decode(&id('1')).unwrap(), region, NOW);
+    asked("honest", "north", 1);
+    let north = rate("north");
+    for batch in 1..=2000 {
+        asked("wanderer", &format!("r{batch}"), batch);
+    }
+    asked("other", "south", 1);
+    assert_eq!((rate("north"), rate("south")), (north, north));
+}
+
+#[test]
+fn what_nodes_run_is_told_and_counted() {
+    let control = open(&memory(), NOW);
+    let run = |node: &str, image: &str, now_ms| {
+        let mut said = beat(node);
+        (said.node.image, said.node.ring) = (image.into(), "early".into());
+        hear(&control, said, now_ms).unwrap();
+    };
+    run("a", "1.0", NOW);
+    run("b", "1.1", NOW);
+    control.tick(NOW);
+    let count = |image| control.metrics.node_versions.with_label_values(&["early", image, ""]).get();
+    assert_eq!((count("1.0"), count("1.1"), control.versions().nodes.len()), (1, 1, 2));
+    // A few seconds later.
+    run("a", "1.1", NOW + 4999);
+    control.tick(NOW + 4999);
+    assert_eq!(control.versions().nodes.len(), 2);
+    control.tick(NOW + 5000);
+    let versions = control.versions();
+    assert_eq!((versions.nodes.len(), versions.nodes[0].live, count("1.1")), (1, 2, 2));
 }
 
 #[test]

@@ -13,6 +13,9 @@
 //!
 //! So of two who hold one certificate one is refused, and operators are told of it. The other one is stopped by
 //! enrolling the node again: that begins a new line, and supersedes all of the old one.
+//!
+//! A superseded certificate is good for nothing else either, though it has not ended: at once, but for the one
+//! that the last one was issued for. That one is good until the last one is in use, and ten minutes more.
 
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +78,7 @@ pub(super) enum Sight {
     New,
     /// What is to be expected.
     Known,
-    /// One that should not be in use any more.
+    /// One that is good for nothing any more.
     Superseded,
 }
 
@@ -115,16 +118,14 @@ impl Line {
 
     /// What a certificate is that a request comes with.
     pub(super) fn sight(&self, shown: &Certificate, now_ms: u64) -> Sight {
-        match self.seen_ms {
-            None if shown.serial == self.last => Sight::New,
-            Some(seen_ms)
-                if shown.serial != self.last
-                    && shown.begins <= self.begins
-                    && now_ms.saturating_sub(seen_ms) >= OVERLAP_MS =>
-            {
-                Sight::Superseded
-            }
-            _ => Sight::Known,
+        let is_over = |seen_ms| now_ms.saturating_sub(seen_ms) >= OVERLAP_MS;
+        let is_before = self.before.as_ref().is_some_and(|before| before.serial == shown.serial);
+        if shown.serial == self.last {
+            if self.seen_ms.is_none() { Sight::New } else { Sight::Known }
+        } else if shown.begins > self.begins || (is_before && !self.seen_ms.is_some_and(is_over)) {
+            Sight::Known
+        } else {
+            Sight::Superseded
         }
     }
 
@@ -199,6 +200,18 @@ mod tests {
         let line = Line::new(certificate(5), None).next(certificate(5), certificate(2), NOW);
         let line = line.next(certificate(2), certificate(3), NOW);
         assert_eq!(goes_on(&line, 0..6, NOW + GRACE_MS), [3]);
+    }
+
+    #[test]
+    fn a_line_that_has_ended_is_good_for_nothing_at_once() {
+        let old = Line::new(certificate(1), None).next(certificate(1), certificate(2), NOW);
+        let new = Line::new(certificate(4), Some(&old));
+        let sights = |line: &Line| [1, 2, 3, 4, 5].map(|number| line.sight(&certificate(number), NOW));
+        use Sight::{Known, New, Superseded};
+        assert_eq!(sights(&new), [Superseded, Superseded, Superseded, New, Known]);
+        // Nor is one that was lost, or that was superseded before.
+        let next = new.next(certificate(4), certificate(5), NOW).next(certificate(4), certificate(6), NOW);
+        assert_eq!(sights(&next), [Superseded, Superseded, Superseded, Known, Superseded]);
     }
 
     #[test]

@@ -2,8 +2,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::ca::NewKey;
+use crate::control::Bounds;
 use crate::fleet::Fleet;
-use crate::kv::MemoryKv;
+use crate::kv::{Kv, MemoryKv};
 use crate::metrics::Metrics;
 
 const NOW: u64 = 1_700_000_000_000;
@@ -14,8 +15,11 @@ fn new() -> (Control, Enrolment) {
     let authority = Authority::create(folder.path(), NOW).unwrap();
     let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
     let kv = Arc::new(MemoryKv::new());
-    let control = Control::open(kv, Arc::new(Fleet::new()), "control", metrics, NOW).unwrap();
-    (control, Enrolment::new(authority, 30))
+    (open(kv, metrics), Enrolment::new(authority, 30))
+}
+
+fn open(kv: Arc<dyn Kv>, metrics: Metrics) -> Control {
+    Control::open(kv, Arc::new(Fleet::new()), "control", Bounds::default(), metrics, NOW).unwrap()
 }
 
 fn asked(node: &str) -> TokenRequest {
@@ -217,15 +221,17 @@ fn a_node_s_certificate_is_renewed_for_a_new_key_and_the_names_of_its_enrolment(
 fn of_two_who_hold_one_certificate_one_goes_on_until_the_node_is_enrolled_again() {
     let (control, enrolment) = new();
     let superseded = || control.metrics().superseded.get();
+    let saw = |caller: &Caller, now_ms| enrolment.saw(&control, caller, now_ms);
     let node = enrolled(&control, &enrolment, &[], NOW);
-    enrolment.saw(&control, &node, NOW);
+    saw(&node, NOW).unwrap();
     // The thief comes first, and is seen.
     let thief = renewed(&control, &enrolment, &node, NOW + DAY).unwrap();
-    enrolment.saw(&control, &node, NOW + DAY);
-    enrolment.saw(&control, &thief, NOW + DAY);
+    saw(&node, NOW + DAY).unwrap();
+    saw(&thief, NOW + DAY).unwrap();
+    saw(&node, NOW + DAY + 599_999).unwrap();
     assert_eq!(superseded(), 0);
-    // Heartbeats with the other one are told of, and it is not renewed.
-    enrolment.saw(&control, &node, NOW + 2 * DAY);
+    // The other one is heard no more, told of, and not renewed.
+    assert!(is_superseded(saw(&node, NOW + DAY + 600_000)));
     assert_eq!(superseded(), 1);
     assert!(is_superseded(renewed(&control, &enrolment, &node, NOW + 2 * DAY)));
     assert_eq!(superseded(), 2);
@@ -233,11 +239,14 @@ fn of_two_who_hold_one_certificate_one_goes_on_until_the_node_is_enrolled_again(
     // A new token ends that.
     let node = enrolled(&control, &enrolment, &[], NOW + 4 * DAY);
     assert!(is_superseded(renewed(&control, &enrolment, &thief, NOW + 4 * DAY)));
-    let node = renewed(&control, &enrolment, &node, NOW + 5 * DAY).unwrap();
-    enrolment.saw(&control, &node, NOW + 5 * DAY);
-    assert_eq!(superseded(), 3);
-    enrolment.saw(&control, &thief, NOW + 6 * DAY);
+    // At once, before the new one was seen.
+    assert!(is_superseded(saw(&thief, NOW + 4 * DAY)));
     assert_eq!(superseded(), 4);
+    saw(&node, NOW + 4 * DAY).unwrap();
+    let node = renewed(&control, &enrolment, &node, NOW + 5 * DAY).unwrap();
+    saw(&node, NOW + 5 * DAY).unwrap();
+    assert!(is_superseded(saw(&thief, NOW + 6 * DAY)));
+    assert_eq!(superseded(), 5);
 }
 
 #[test]
@@ -248,10 +257,9 @@ fn an_answer_that_was_lost_costs_nothing() {
     let again = renewed(&control, &enrolment, &node, NOW + DAY).unwrap();
     assert!(is_superseded(renewed(&control, &enrolment, &lost, NOW + DAY)));
     // Until the new one is in use, also for a control node that has started again.
-    enrolment.saw(&control, &again, NOW + DAY);
+    enrolment.saw(&control, &again, NOW + DAY).unwrap();
     let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
-    let control =
-        Control::open(control.kv().clone(), Arc::new(Fleet::new()), "control", metrics, NOW).unwrap();
+    let control = open(control.kv().clone(), metrics);
     assert!(is_superseded(renewed(&control, &enrolment, &node, NOW + DAY)));
     renewed(&control, &enrolment, &again, NOW + DAY).unwrap();
 }
@@ -260,7 +268,7 @@ fn an_answer_that_was_lost_costs_nothing() {
 fn who_is_not_on_record_is_given_no_other_certificate() {
     let (control, enrolment) = new();
     let stranger = signed(&enrolment, &[], NOW);
-    enrolment.saw(&control, &stranger, NOW);
+    enrolment.saw(&control, &stranger, NOW).unwrap();
     assert!(matches!(renewed(&control, &enrolment, &stranger, NOW), Err(Refused::Unenrolled(_))));
     // A version before kept no line: what was issued before the enrolment is superseded.
     let kept = format!(r#"{{"region": "", "at_ms": {NOW}}}"#);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
-use super::{Change, Entry, Guard, Kv, Life, MOST_SWEPT, NEVER, WAITING, Watch, check};
+use super::{Change, Entry, Guard, Kv, Life, MOST_SWEPT, NEVER, Swept, WAITING, Watch, check};
 use crate::error::KvError;
 
 struct Record {
@@ -115,7 +115,7 @@ impl Kv for MemoryKv {
         Watch::new(prefix, &self.changes)
     }
 
-    fn sweep(&self, now_ms: u64) -> Result<usize, KvError> {
+    fn sweep(&self, now_ms: u64) -> Result<Swept, KvError> {
         let mut records = self.records.lock();
         let ended = records.by_end.iter().take_while(|(until_ms, _)| *until_ms <= now_ms).take(MOST_SWEPT);
         let ended: Vec<Arc<str>> = ended.map(|(_, key)| key.clone()).collect();
@@ -124,6 +124,6 @@ impl Kv for MemoryKv {
                 self.tell(change);
             }
         }
-        Ok(ended.len())
+        Ok(Swept { ended: ended.len(), damaged: 0 })
     }
 }

@@ -12,7 +12,6 @@
 //! Numbers are big-endian. Every write is one batch of all that changes.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,7 +21,7 @@ use rust_rocksdb::{
 };
 use tokio::sync::broadcast;
 
-use super::{Change, Entry, Guard, Kv, Life, MOST_SWEPT, NEVER, WAITING, Watch, check};
+use super::{Change, Entry, Guard, Kv, Life, MOST_SWEPT, NEVER, Swept, WAITING, Watch, check};
 use crate::error::KvError;
 
 /// Folder below the node's `data_dir`.
@@ -153,6 +152,12 @@ fn end_key(until_ms: u64, key: &str) -> Vec<u8> {
     [[ENDS].as_slice(), &until_ms.to_be_bytes(), key.as_bytes()].concat()
 }
 
+/// The end and the record of an [`end_key`].
+fn end_of(row: &[u8]) -> Option<(u64, &str)> {
+    let (until_ms, key) = row.get(1..)?.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*until_ms), std::str::from_utf8(key).ok()?))
+}
+
 impl Kv for RocksKv {
     fn get(&self, key: &str, now_ms: u64) -> Result<Option<Entry>, KvError> {
         let record = self.read(key)?.filter(|record| record.until_ms > now_ms);
@@ -213,31 +218,44 @@ impl Kv for RocksKv {
         Watch::new(prefix, &self.changes)
     }
 
-    fn sweep(&self, now_ms: u64) -> Result<usize, KvError> {
-        let mut ended: Vec<(u64, Arc<str>)> = Vec::new();
+    fn sweep(&self, now_ms: u64) -> Result<Swept, KvError> {
+        let (mut ended, mut damaged) = (Vec::new(), Vec::new());
         for row in self.db.iterator(IteratorMode::From(&[ENDS], Direction::Forward)).take(MOST_SWEPT) {
             let (row, _) = row?;
             if row.first() != Some(&ENDS) {
                 break;
             }
-            let damaged = || KvError::Record("an end".into());
-            let (until_ms, key) = row[1..].split_first_chunk::<8>().ok_or_else(damaged)?;
-            let until_ms = u64::from_be_bytes(*until_ms);
-            if until_ms > now_ms {
-                break;
+            match end_of(&row) {
+                Some((until_ms, _)) if until_ms > now_ms => break,
+                Some((until_ms, key)) => ended.push((until_ms, key.to_owned())),
+                None => damaged.push(row),
             }
-            ended.push((until_ms, std::str::from_utf8(key).map_err(|_| damaged())?.into()));
         }
+        let mut swept = Swept { ended: ended.len(), damaged: damaged.len() };
         for (until_ms, key) in &ended {
-            // Written again meanwhile, it may have another end.
             let mut revision = self.revision.lock();
-            if self.read(key)?.is_some_and(|record| record.until_ms == *until_ms) {
-                self.remove(key, *until_ms, &mut revision)?;
-            } else {
-                self.db.delete(end_key(*until_ms, key))?;
+            match self.read(key) {
+                Ok(Some(record)) if record.until_ms == *until_ms => {
+                    self.remove(key, *until_ms, &mut revision)?;
+                    continue;
+                }
+                // Written again meanwhile, it has another end.
+                Ok(_) => {}
+                Err(KvError::Record(_)) => swept.damaged += 1,
+                Err(error) => return Err(error),
             }
+            self.db.delete(end_key(*until_ms, key))?;
         }
-        Ok(ended.len())
+        for row in &damaged {
+            self.db.delete(row)?;
+        }
+        if swept.damaged > 0 {
+            log::error!(
+                "{} records of the registry were to expire and cannot be read; they are passed over",
+                swept.damaged
+            );
+        }
+        Ok(swept)
     }
 }
 
@@ -255,7 +273,7 @@ mod tests {
         let kv = RocksKv::open(folder.path()).unwrap();
         assert_eq!(kv.get("nodes/a", 1).unwrap().unwrap().revision, before);
         assert!(kv.put("nodes/a", b"2", Life::forever(1)).unwrap() > before);
-        assert_eq!(kv.sweep(11).unwrap(), 1);
+        assert_eq!(kv.sweep(11).unwrap().ended, 1);
     }
 
     #[test]
@@ -275,6 +293,22 @@ mod tests {
         kv.db.put(record_key("nodes/a"), b"short").unwrap();
         assert!(matches!(kv.get("nodes/a", 1), Err(KvError::Record(key)) if key == "nodes/a"));
         assert!(kv.list("nodes/", 1, &mut |_, _| {}).is_err());
+    }
+
+    #[test]
+    fn what_is_damaged_is_in_the_way_of_one_sweep() {
+        let folder = tempfile::tempdir().unwrap();
+        let kv = RocksKv::open(folder.path()).unwrap();
+        for row in [b"e".as_slice(), b"e\0\0\0", b"e\0\0\0\0\0\0\0\x02\xff"] {
+            kv.db.put(row, b"").unwrap();
+        }
+        for key in ["tokens/a", "tokens/b", "tokens/c"] {
+            kv.put(key, b"1", Life::of(10, 1)).unwrap();
+        }
+        kv.db.put(record_key("tokens/b"), b"short").unwrap();
+        assert_eq!(kv.sweep(11).unwrap(), Swept { ended: 3, damaged: 4 });
+        assert_eq!(kv.sweep(11).unwrap(), Swept::default());
+        assert!(kv.get("tokens/a", 1).unwrap().is_none() && kv.get("tokens/c", 1).unwrap().is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::*;
-use crate::control::Control;
+use crate::control::{Bounds, Control};
 use crate::error::Refused;
 use crate::fleet::Fleet;
 use crate::kv::MemoryKv;
@@ -27,8 +27,13 @@ fn holding(number: usize) -> Holding {
 }
 
 fn new_control() -> Control {
+    control_within(Bounds::default())
+}
+
+fn control_within(bounds: Bounds) -> Control {
     let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
-    Control::open(Arc::new(MemoryKv::new()), Arc::new(Fleet::new()), "control", metrics, NOW).unwrap()
+    let (kv, fleet) = (Arc::new(MemoryKv::new()), Arc::new(Fleet::new()));
+    Control::open(kv, fleet, "control", bounds, metrics, NOW).unwrap()
 }
 
 fn reply(status: u16, body: &str) -> Reply {
@@ -282,6 +287,25 @@ fn a_list_that_does_not_go_through_is_told_in_smaller_parts() {
     }
     assert_eq!(parts, [10_000, 5_000, 2_500, 2_500, 2_500, 2_500]);
     assert_eq!(control.node("a", now_ms).unwrap().holdings, 0);
+}
+
+#[test]
+fn what_is_gone_is_told_though_there_is_no_room_for_what_came() {
+    let control = control_within(Bounds { of_a_node: 2, of_the_fleet: 100 });
+    let mut member = member();
+    member.hold(holding(1));
+    member.hold(holding(2));
+    settle(&mut member, Some(&control), NOW);
+    member.drop_holding(&id(1));
+    (3..5).for_each(|number| member.hold(holding(number)));
+    let (sent, until_ms) = settle(&mut member, Some(&control), NOW + HOLDINGS_GAP_MS);
+    assert_eq!((sent, member.waiting().0, member.reachable()), (vec!["holdings", "holdings"], 2, true));
+    let holders = |number| control.fleet().snapshot().holders(&id(number)).len();
+    assert_eq!([1, 2, 3].map(holders), [0, 1, 0]);
+    // There is room for one of them.
+    member.drop_holding(&id(4));
+    settle(&mut member, Some(&control), until_ms.max(NOW + INTERVAL + HOLDINGS_GAP_MS));
+    assert_eq!((member.waiting().0, [1, 2, 3, 4].map(holders)), (0, [0, 1, 1, 0]));
 }
 
 #[test]

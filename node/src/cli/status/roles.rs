@@ -1,14 +1,16 @@
-//! The roles' lines on the screen of `skerry status`: one for each that runs.
+//! The roles' lines on the screen of `skerry status`: one for each that runs, and what versions run.
+
+mod versions;
 
 use serde_json::Value;
 
 use super::whole;
 use crate::cli::units::{bytes, seconds};
 
-/// Resources, peers, tracker, fleet and preloading, as far as the node has them.
+/// Versions and box, resources, peers, tracker, fleet and preloading, as far as the node has them.
 pub(super) fn lines(status: &Value) -> Vec<String> {
     let number = |path: &str| status.pointer(path).map_or(0, whole);
-    let mut lines = Vec::new();
+    let mut lines = versions::own(status);
     if number("/resources/count") > 0 {
         let (count, held) = (number("/resources/count"), bytes(number("/resources/bytes")));
         lines.push(format!("resources  {count}, {held}"));
@@ -27,6 +29,7 @@ pub(super) fn lines(status: &Value) -> Vec<String> {
         lines.push(format!("tracker    {peers} peers in {} torrents", number("/tracker/torrents")));
     }
     lines.extend(fleet(&status["registry"]));
+    lines.extend(versions::of_fleet(&status["registry"]["versions"]));
     lines.extend(preload(&status["preload"]));
     lines
 }
@@ -40,10 +43,11 @@ fn fleet(registry: &Value) -> Option<String> {
         "member" => {
             let membership = &registry["membership"];
             let reached = membership["reachable"].as_bool().unwrap_or(false);
-            let words = match membership["refused"].as_str() {
-                Some(refusal) => format!("REFUSES THIS NODE: {refusal}"),
-                None if reached => "answers".to_owned(),
-                None => "DOES NOT ANSWER: reports wait".to_owned(),
+            let words = match (membership["refused"].as_str(), membership["list_refused"].as_str()) {
+                (Some(refusal), _) => format!("REFUSES THIS NODE: {refusal}"),
+                (None, _) if !reached => "DOES NOT ANSWER: reports wait".to_owned(),
+                (None, Some(refusal)) => format!("TAKES NOT ALL THAT IS HELD: {refusal}"),
+                (None, None) => "answers".to_owned(),
             };
             let control = registry["control_url"].as_str().unwrap_or("?");
             let line = format!("fleet      in {region}; {} {words}", super::cut(control, 50));
@@ -87,7 +91,9 @@ mod tests {
             "resources": { "count": 3, "bytes": 3 << 20 },
             "superpeer": { "peers": 7, "served": 5, "torrents": 2, "sent_bytes": 1 << 30 },
             "registry": { "part": "member", "region": "north", "control_url": "https://control:8443",
-                          "membership": { "reachable": false } },
+                          "ring": "early", "membership": { "reachable": false } },
+            "version": "0.1.0",
+            "policy": { "worlds": [] },
             "preload": {
                 "enabled": true, "eta_seconds": 90,
                 "progress": { "listed": 4, "held": 3, "left": 1, "left_bytes": 1 << 20, "failing": 1 },
@@ -96,6 +102,8 @@ mod tests {
         });
         let lines = lines(&status);
         let expected = [
+            "versions   skerry 0.1.0, ring early",
+            "policies   built-in",
             "resources  3, 3.0 MiB",
             "peers      7 connected, 5 served, of 2 torrents; 1.0 GiB sent",
             "fleet      in north; https://control:8443 DOES NOT ANSWER: reports wait",
@@ -117,6 +125,11 @@ mod tests {
                 json!({ "reachable": false, "refused": "409 Conflict: another machine has this id" }),
                 "REFUSES THIS NODE: 409 Conflict: another machine has this id",
             ),
+            (
+                json!({ "reachable": true, "list_refused": "507 Insufficient Storage: no room" }),
+                "TAKES NOT ALL THAT IS HELD: 507 Insufficient Storage: no room",
+            ),
+            (json!({ "reachable": false, "list_refused": "507" }), "DOES NOT ANSWER: reports wait"),
         ] {
             assert_eq!(line(membership), format!("fleet      in no region; https://control {words}"));
         }

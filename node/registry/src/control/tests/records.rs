@@ -1,7 +1,7 @@
 //! What is on record: over a restart, between control nodes, and when a record cannot be written or read.
 
 use super::*;
-use crate::kv::{Entry, Guard, RocksKv, Watch};
+use crate::kv::{Entry, Guard, RocksKv, Swept, Watch};
 
 #[test]
 fn a_control_node_that_restarts_knows_what_it_knew() {
@@ -80,6 +80,14 @@ fn damaged_records_are_left_out() {
 struct Full {
     inner: MemoryKv,
     full: AtomicBool,
+    /// When this is written, another control node throws out node `a`.
+    denies_at: Option<&'static str>,
+}
+
+impl Full {
+    fn new(is_full: bool) -> Self {
+        Self { inner: MemoryKv::new(), full: AtomicBool::new(is_full), denies_at: None }
+    }
 }
 
 impl Kv for Full {
@@ -95,6 +103,9 @@ impl Kv for Full {
         if self.full.load(Relaxed) {
             return Err(KvError::Record("the disk is full".into()));
         }
+        if self.denies_at == Some(key) {
+            self.inner.put("denied/a", b"0", life)?;
+        }
         self.inner.write(key, value, guard, life)
     }
 
@@ -106,14 +117,14 @@ impl Kv for Full {
         self.inner.watch(prefix)
     }
 
-    fn sweep(&self, now_ms: u64) -> Result<usize, KvError> {
+    fn sweep(&self, now_ms: u64) -> Result<Swept, KvError> {
         self.inner.sweep(now_ms)
     }
 }
 
 #[test]
 fn a_full_disk_does_not_put_the_fleet_out() {
-    let kv = Arc::new(Full { inner: MemoryKv::new(), full: AtomicBool::new(true) });
+    let kv = Arc::new(Full::new(true));
     let control = open(&(kv.clone() as Arc<dyn Kv>), NOW);
     hear(&control, beat("a"), NOW).unwrap();
     control.holdings("a", &anew(1, "1"), NOW).unwrap();
@@ -128,7 +139,7 @@ fn a_full_disk_does_not_put_the_fleet_out() {
 
 #[test]
 fn who_is_thrown_out_is_out_though_that_cannot_be_written() {
-    let kv = Arc::new(Full { inner: MemoryKv::new(), full: AtomicBool::new(false) });
+    let kv = Arc::new(Full::new(false));
     let store = kv.clone() as Arc<dyn Kv>;
     let control = open(&store, NOW);
     hear(&control, beat("a"), NOW).unwrap();
@@ -161,7 +172,7 @@ fn who_is_thrown_out_is_out_though_that_cannot_be_written() {
 
 #[test]
 fn a_list_that_was_not_written_is_asked_for_again_after_a_start() {
-    let kv = Arc::new(Full { inner: MemoryKv::new(), full: AtomicBool::new(false) });
+    let kv = Arc::new(Full::new(false));
     let store = kv.clone() as Arc<dyn Kv>;
     let control = open(&store, NOW);
     hear(&control, beat("a"), NOW).unwrap();
@@ -180,7 +191,7 @@ fn a_list_that_was_not_written_is_asked_for_again_after_a_start() {
 
 #[test]
 fn a_list_that_was_not_written_is_known_all_the_same() {
-    let kv = Arc::new(Full { inner: MemoryKv::new(), full: AtomicBool::new(false) });
+    let kv = Arc::new(Full::new(false));
     let control = open(&(kv.clone() as Arc<dyn Kv>), NOW);
     hear(&control, beat("a"), NOW).unwrap();
     control.holdings("a", &anew(1, "12"), NOW).unwrap();
@@ -189,4 +200,14 @@ fn a_list_that_was_not_written_is_known_all_the_same() {
     control.holdings("a", &more, NOW).unwrap();
     assert_eq!(['1', '2', '3'].map(|digit| holders(&control, digit)), [1, 1, 1]);
     assert_eq!(hear(&control, beat("a"), NOW).unwrap().generation, Some(2));
+}
+
+#[test]
+fn a_list_is_written_no_further_once_its_node_is_thrown_out() {
+    let kv = Arc::new(Full { denies_at: Some("holdings/a/22"), ..Full::new(false) });
+    let control = open(&(kv.clone() as Arc<dyn Kv>), NOW);
+    hear(&control, beat("a"), NOW).unwrap();
+    assert!(matches!(control.holdings("a", &anew(1, "1234"), NOW), Err(Refused::Denied(_))));
+    assert!(kv.get("holdings/a/33", NOW).unwrap().is_none() && kv.get("holdings/a", NOW).unwrap().is_none());
+    assert_eq!((live(&control).len(), holders(&control, '1')), (0, 0));
 }
