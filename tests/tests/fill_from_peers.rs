@@ -21,7 +21,7 @@ const LENGTH: usize = 5_000_001;
 
 const SOON: Duration = Duration::from_secs(20);
 /// With nobody but liars a node gives up after 20 seconds, and tries again after 10.
-const FILLED: Duration = Duration::from_secs(200);
+const FILLED: Duration = Duration::from_secs(90);
 
 fn film() -> Vec<u8> {
     content::bytes(SEED, 0, LENGTH)

@@ -77,7 +77,10 @@ fn announces_are_answered_in_the_family_of_their_packet() {
 
 #[test]
 fn answers_fit_a_packet() {
-    let mut client = Client::new(|config| config.max_wanted = 1000);
+    let mut client = Client::new(|config| {
+        config.max_wanted = 1000;
+        config.max_peers_per_source_and_torrent = 0;
+    });
     let all = Announce { wanted: Some(5000), ..announce(1, 5) };
     let (mut four, mut six) = (0, 0);
     for port in 1..=500 {
