@@ -30,7 +30,7 @@ struct Claim {
     voices: usize,
 }
 
-/// What nodes name as the content of one torrent; the first claim counts, the others wait.
+/// What nodes name as the content of one torrent; the claim that counts is in front.
 ///
 /// Nodes may be wrong, or in wrong hands, and an info-hash does not tell its content. So what most nodes say
 /// counts, and of as many what counted before: who comes later displaces nothing alone. A node has one voice,
