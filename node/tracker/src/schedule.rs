@@ -22,6 +22,8 @@ use crate::swarm::{Address, Entry};
 const MOST_SUPER_PEERS: usize = 64;
 /// Super-peers that are named when the verdict is no opinion.
 const UNADVISED: usize = 4;
+/// Super-peers that hardly any answer has more of.
+const NAMED: usize = 8;
 /// How long it is taken for granted that there is no policy.
 const NO_POLICY: Duration = Duration::from_secs(1);
 /// Who has all of it, permille.
@@ -57,6 +59,8 @@ pub(crate) struct Desk {
     candidates: Vec<PeerCandidate>,
     /// Rows of [`Held`], in the order of the candidates.
     rows: Vec<usize>,
+    /// Regions of those rows, and how far they are, microseconds.
+    distances: Vec<(u32, u32)>,
     pace: Pace,
 }
 
@@ -88,18 +92,21 @@ impl Scheduler {
         tally: &Tally,
         out: &mut Vec<u8>,
     ) -> usize {
-        let mut names = Names { held, peers, out, named: Vec::new(), count: 0, most: asker.wanted };
-        desk.rows.clear();
-        let Desk { candidates, rows, pace } = desk;
+        let Desk { candidates, rows, distances, pace } = desk;
+        rows.clear();
         if let Some(held) = held {
             near_first(held, asker, random, rows);
         }
+        let named = Vec::with_capacity(rows.len().min(NAMED));
+        let mut names = Names { held, peers, out, named, count: 0, most: asker.wanted };
         let nothing_to_prefer = rows.is_empty() && asker.place.region == 0;
         let by = if nothing_to_prefer || (rows.is_empty() && peers.is_empty()) {
             (0..peers.len()).for_each(|peer| names.peer(peer));
             By::Chance
         } else {
-            let inputs = self.inputs(fleet, asker, held, rows, peers, std::mem::take(candidates), random);
+            distances.clear();
+            let distances = Distances { fleet, near: asker.place.region, known: distances };
+            let inputs = self.inputs(distances, asker, held, rows, peers, std::mem::take(candidates), random);
             let (answer, by) = self.decide(&inputs, pace, now);
             if let Answer::Scheduled { peers: choices, more_copies } = answer {
                 for choice in choices {
@@ -137,7 +144,7 @@ impl Scheduler {
     #[expect(clippy::too_many_arguments, reason = "every part of a call, once")]
     fn inputs<A: Address>(
         &self,
-        fleet: &dyn SuperPeers,
+        mut distances: Distances<'_>,
         asker: &Asker<'_>,
         held: Option<&Held>,
         rows: &[usize],
@@ -145,14 +152,13 @@ impl Scheduler {
         mut candidates: Vec<PeerCandidate>,
         random: &mut Rng,
     ) -> Inputs {
-        let near = asker.place.region;
         candidates.clear();
         let super_peers = rows.iter().filter_map(|row| held?.rows.get(*row));
         candidates.extend(super_peers.map(|node| PeerCandidate {
             super_peer: 1,
             region: node.place.region,
             isp: node.place.isp,
-            distance_us: if near == 0 { UNKNOWN } else { fleet.distance_us(near, node.place.region) },
+            distance_us: distances.to(node.place.region),
             used_kbps: node.used_kbps,
             capacity_kbps: node.capacity_kbps,
             health: node.health,
@@ -172,7 +178,7 @@ impl Scheduler {
         }));
         let request = PeerRequest {
             client: self.client(asker.endpoint.ip()),
-            region: near,
+            region: asker.place.region,
             isp: asker.place.isp,
             size_bytes: held.map_or(0, |held| held.length),
             have: asker.have,
@@ -229,11 +235,41 @@ fn near_first(held: &Held, asker: &Asker<'_>, random: &mut Rng, rows: &mut Vec<u
         return;
     }
     let start = random.usize(0..count);
-    let others = |row: &usize| held.rows[*row].address != asker.endpoint;
-    let near = |row: &usize| asker.place.region != 0 && held.rows[*row].place.region == asker.place.region;
-    let ring = (start..count).chain(0..start).filter(others);
-    let far = ring.clone().filter(|row| !near(row));
-    rows.extend(ring.filter(near).chain(far).take(MOST_SUPER_PEERS));
+    let region = asker.place.region;
+    let sorts = if region == 0 { &[false][..] } else { &[true, false] };
+    for near in sorts {
+        for row in [start..count, 0..start].into_iter().flatten() {
+            if rows.len() == MOST_SUPER_PEERS {
+                return;
+            }
+            let node = &held.rows[row];
+            let is_near = region != 0 && node.place.region == region;
+            if is_near == *near && node.address != asker.endpoint {
+                rows.push(row);
+            }
+        }
+    }
+}
+
+/// How far regions are from that of the client, each asked for once.
+struct Distances<'a> {
+    fleet: &'a dyn SuperPeers,
+    near: u32,
+    known: &'a mut Vec<(u32, u32)>,
+}
+
+impl Distances<'_> {
+    fn to(&mut self, region: u32) -> u32 {
+        if self.near == 0 {
+            return UNKNOWN;
+        }
+        if let Some((_, distance_us)) = self.known.iter().find(|(known, _)| *known == region) {
+            return *distance_us;
+        }
+        let distance_us = self.fleet.distance_us(self.near, region);
+        self.known.push((region, distance_us));
+        distance_us
+    }
 }
 
 /// The peers of an answer as they are written, none of them twice.

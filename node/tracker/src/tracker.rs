@@ -143,16 +143,16 @@ impl Tracker {
     pub fn announce(&self, asked: &Asked, now: Duration, worker: &mut Worker) -> Result<Counts, Refusal> {
         worker.peers.clear();
         worker.peers6.clear();
-        if let Some((refusal, cause)) = self.refusal(asked) {
-            worker.count(Count::Error(asked.transport, cause));
-            return Err(refusal);
-        }
         let address = address::announced(asked.source, asked.named, &self.config.trusted);
         let endpoint = SocketAddr::new(address, asked.port);
         let leaves = asked.event == Event::Stopped;
         let wanted = if leaves { 0 } else { self.wanted(asked) };
-        let place = if leaves { Default::default() } else { self.super_peers.region(address) };
         let held = self.held(&asked.info_hash, address.is_ipv6(), wanted);
+        if let Some((refusal, cause)) = self.refusal(asked, held.is_some()) {
+            worker.count(Count::Error(asked.transport, cause));
+            return Err(refusal);
+        }
+        let place = if leaves { Default::default() } else { self.super_peers.region(address) };
         let length = held.as_ref().map_or(0, |held| held.length);
         let peer = Peer {
             endpoint,
@@ -266,10 +266,11 @@ impl Tracker {
         self.metrics.announces()
     }
 
-    fn refusal(&self, asked: &Asked) -> Option<(Refusal, Cause)> {
+    /// `held` tells that somebody holds the torrent, so that nobody is asked whether it is known.
+    fn refusal(&self, asked: &Asked, held: bool) -> Option<(Refusal, Cause)> {
         if asked.port == 0 {
             Some((Refusal::Port, Cause::Port))
-        } else if !self.config.open && !self.super_peers.known(&asked.info_hash) {
+        } else if !self.config.open && !held && !self.super_peers.known(&asked.info_hash) {
             Some((Refusal::Unknown, Cause::Unknown))
         } else {
             None

@@ -59,6 +59,8 @@ const OUTSIDERS: usize = 2;
 const ENOUGH: usize = 8;
 /// The most peers that are named.
 const MOST_NAMED: usize = 200;
+/// So many are sorted faster than the least of them are found.
+const FEW: usize = 128;
 /// A super-peer is full from this load on, in permille of its capacity.
 const SPILL: u64 = 850;
 /// Named "of late", in milliseconds, and how much emptier such a super-peer counts, in permille.
@@ -111,7 +113,8 @@ impl Place {
 /// Chooses peers for one peer, and says how many more copies the swarm needs.
 #[must_use]
 pub fn schedule_peers(request: &Request, candidates: &[Candidate]) -> Verdict {
-    let (mut super_peers, mut peers) = (Vec::new(), Vec::with_capacity(candidates.len()));
+    let (mut super_peers, mut peers) =
+        (Vec::with_capacity(candidates.len()), Vec::with_capacity(candidates.len()));
     for (candidate, row) in candidates.iter().zip(0..) {
         if candidate.super_peer == 0 {
             peers.extend(place_peer(request, candidate, row));
@@ -121,20 +124,20 @@ pub fn schedule_peers(request: &Request, candidates: &[Candidate]) -> Verdict {
     }
     super_peers.sort_unstable();
 
-    let rows = name(request.wanted as usize, &super_peers, &mut peers);
-    let peers: Vec<Choice> = rows
-        .filter_map(|row| candidates.get(row as usize).map(|named| (row as usize, weight(request, named))))
-        .map(|(row, weight)| Choice::new(row, weight))
-        .collect();
+    let mut named = Vec::with_capacity(candidates.len().min(request.wanted as usize).min(MOST_NAMED));
+    named.extend(name(request.wanted as usize, &super_peers, &mut peers).filter_map(|row| {
+        let row = row as usize;
+        candidates.get(row).map(|candidate| Choice::new(row, weight(request, candidate)))
+    }));
     let more_copies = more_copies(request, candidates);
-    if peers.is_empty() && more_copies == 0 {
+    if named.is_empty() && more_copies == 0 {
         Verdict::Abstain
     } else {
-        Verdict::Scheduled(Schedule { peers, more_copies })
+        Verdict::Scheduled(Schedule { peers: named, more_copies })
     }
 }
 
-/// Rules 1 to 3: the rows of at most `wanted`. Of the peers no more are sorted than can be named.
+/// Rules 1 to 3: the rows of at most `wanted`. Of many peers no more are sorted than can be named.
 fn name<'a>(
     wanted: usize,
     super_peers: &'a [Place],
@@ -145,18 +148,22 @@ fn name<'a>(
     let (near, others) = super_peers.split_at((wanted - far).min(NEAR).min(super_peers.len()));
     let far = others.iter().filter(|place| place.is_outside()).take(far);
     let first = near.iter().chain(far);
+    let named = first.clone().count();
     let inside = peers.iter().filter(|place| !place.is_outside()).count();
-    let outsiders = ENOUGH.saturating_sub(first.clone().count() + inside).max(OUTSIDERS);
-    first.chain(least(peers, inside + outsiders)).map(|place| place.row()).take(wanted)
+    let outsiders = ENOUGH.saturating_sub(named + inside).max(OUTSIDERS);
+    let room = wanted.saturating_sub(named);
+    first.chain(least(peers, (inside + outsiders).min(room))).map(|place| place.row()).take(wanted)
 }
 
 /// The `count` least, sorted: those of the region stand first, by their class.
 fn least(places: &mut [Place], count: usize) -> &[Place] {
     let count = count.min(places.len());
-    if count < places.len() {
+    if count < places.len() && places.len() > FEW {
         places.select_nth_unstable(count);
+        places[..count].sort_unstable();
+    } else {
+        places.sort_unstable();
     }
-    places[..count].sort_unstable();
     &places[..count]
 }
 
