@@ -32,7 +32,7 @@ image-stage: build image-keys
 	@DEBUG=$(DEBUG) image/tools/stage $(IMAGE_TOOLS) $(CARGO_TARGET_DIR)/release $(KEYS) $(IMAGE_STAGE)
 
 image: image-keys image-stage ## build the appliance's image (VERSION=..., KEYS=DIR)
-	@image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION) $(IMAGE_DATE)
+	@DEBUG=$(DEBUG) image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION) $(IMAGE_DATE)
 
 image-debug: image-keys ## make the debug extension, for a stick of images that were made with DEBUG=yes
 	@image/tools/extension $(IMAGE_TOOLS) $(KEYS) $(IMAGE_OUT) $(IMAGE_DATE)

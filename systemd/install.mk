@@ -7,7 +7,8 @@ CARGO_DEB := 3.8.0
 UNITS := $(wildcard systemd/*.service systemd/*.socket systemd/*.timer)
 INSTALL_LIB := $(DESTDIR)$(PREFIX)/lib
 # The units name programs where a package has them.
-RELOCATE := sed -e 's|/usr/bin/skerry|$(PREFIX)/bin/skerry|g' -e 's|/usr/lib/skerry/|$(PREFIX)/lib/skerry/|g'
+RELOCATE := sed -e 's|/usr/bin/skerry|$(PREFIX)/bin/skerry|g' -e 's|/usr/lib/skerry/|$(PREFIX)/lib/skerry/|g' \
+    -e 's|/usr/share/doc/skerry/|$(PREFIX)/share/doc/skerry/|g'
 
 .PHONY: install setup-deb deb
 
@@ -39,7 +40,7 @@ install: build ## install the node and its units, on this server or below DESTDI
 	fi
 
 setup-deb: setup
-	@if [[ $$(cargo deb --version 2>/dev/null) != $(CARGO_DEB) ]]; then
+	@if [[ $$(cargo deb --version 2>/dev/null) != "cargo-deb $(CARGO_DEB)" ]]; then
 	    echo "installing cargo-deb $(CARGO_DEB)"
 	    cargo install --locked --root $(CACHE) cargo-deb@$(CARGO_DEB)
 	fi
@@ -47,4 +48,4 @@ setup-deb: setup
 deb: build setup-deb ## make a Debian package of the node, in CACHE/deb
 	@$(SKERRY_BIN) config default >$(CARGO_TARGET_DIR)/release/skerry.toml
 	mkdir -p $(CACHE)/deb
-	cargo deb --no-build -p skerry --output $(CACHE)/deb/
+	cargo deb --no-build --strip -p skerry --output $(CACHE)/deb/

@@ -172,9 +172,9 @@ class Bench:
         """A stick with a version, of this scenario alone."""
         return self.stick(f"{self.name}{suffix}.img", {f"update/{part.name}": part for part in self.parts(suffix)})
 
-    def tool(self, *order):
-        """What a program of the tools tree prints, where `work` can be seen."""
-        environment = {**os.environ, "BIND": str(self.work), "MTOOLS_SKIP_CHECK": "1"}
+    def tool(self, *order, see=()):
+        """What a program of the tools tree prints, where `work` can be seen, and these folders."""
+        environment = {**os.environ, "BIND": " ".join(map(str, (self.work, *see))), "MTOOLS_SKIP_CHECK": "1"}
         ran = subprocess.run(enter(self.tree, *order), env=environment, capture_output=True, text=True)
         if ran.returncode:
             raise Failed(f"{' '.join(map(str, order))}: {ran.stderr.strip()[-500:]}")

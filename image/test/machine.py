@@ -52,10 +52,21 @@ class Machine:
     def flash(self, image):
         """A new box: the image on its disk, no keys in its firmware, an empty TPM."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        self.new_board()
         subprocess.run(["cp", "--sparse=always", str(image), str(self.disk)], check=True)
         os.truncate(self.disk, self.disk_bytes)
+
+    def new_disk(self):
+        """An empty one."""
+        self.disk.unlink(missing_ok=True)
+        self.disk.touch()
+        os.truncate(self.disk, self.disk_bytes)
+
+    def new_board(self):
+        """No keys in its firmware, an empty TPM."""
+        (self.folder / "tpm").mkdir(parents=True, exist_ok=True)
         shutil.copy(self.tree / VARIABLES, self.folder / "firmware.fd")
+        shutil.rmtree(self.folder / "tpm")
         (self.folder / "tpm").mkdir()
 
     def become(self, other):
@@ -241,13 +252,30 @@ class Machine:
             except TimeoutError:
                 pass
 
-    def run(self, order, seconds=120):
-        """What an order prints, in the shell of a debug image."""
+    def hold(self, key, what, condition, seconds):
+        """Holds a key of the serial line down until there is what it leads to."""
+        self.until("the serial line is there", (self.folder / "serial").exists, 30)
+        with socket.socket(socket.AF_UNIX) as wire:
+            wire.connect(str(self.folder / "serial"))
+            wire.settimeout(0.1)
+
+            def pressed():
+                wire.sendall(key)
+                try:
+                    wire.recv(65536)
+                except TimeoutError:
+                    pass
+                return condition()
+
+            self.until(what, pressed, seconds)
+
+    def run(self, order, seconds=120, *, answer=""):
+        """What an order prints, in the shell of a debug image; it is given this line when it asks."""
         with socket.socket(socket.AF_UNIX) as wire:
             wire.connect(str(self.folder / "console"))
             wire.settimeout(seconds)
             # The order must not hold the word that ends its answer.
-            wire.sendall(f"stty -echo\n{{ {order}\n}} 2>&1; printf '\\nDO%s\\n' NE\n".encode())
+            wire.sendall(f"stty -echo\n{{ {order}\n}} 2>&1; printf '\\nDO%s\\n' NE\n{answer}".encode())
             heard = b""
             while b"\nDONE" not in heard.replace(b"\r", b""):
                 more = wire.recv(65536)

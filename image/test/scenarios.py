@@ -4,7 +4,8 @@ forwarded ports, a wire and the serial console, what the manual promises. TREE i
 VERSION, VERSION.2 (as good) and VERSION.3 (its node does not start); below WORK disks and serial logs are kept, the
 disks of scenarios that failed. Without names every scenario runs. Prints each step's time, and at the end what passed
 and failed. In the environment: JOBS, scenarios at once (2); CUTS, how often the plug is pulled during updates (20);
-SEED, to pull it at the same moments again; SKERRY_BIN, the node's program on this machine.
+SEED, to pull it at the same moments again; SKERRY_BIN, the node's program on this machine; KEYS, the folder of the
+keys that the images are signed with (beside OUT).
 """
 
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import booting
 import power
+import procedures
 import updating
 import watching
 from bench import Bases, Bench, forget
@@ -25,13 +27,19 @@ from machine import Failed, Machine
 # The longest first.
 SCENARIOS = [
     updating.update_and_rollback,
+    procedures.disk_key,
+    procedures.recover,
     booting.clock_and_no_tpm,
     power.power_cuts,
     power.power_cuts_on_trial,
+    procedures.enrol_and_replace_disk,
     booting.first_boot,
     watching.from_outside,
     updating.update_over_https,
     updating.flipped_byte_after_update,
+    procedures.factory_reset,
+    procedures.plain_var_refused,
+    procedures.flash,
     booting.wrong_configuration,
     booting.flipped_byte,
 ]

@@ -146,22 +146,18 @@ impl Listeners {
     /// Takes the tracker's sockets: a share of HTTP and one of UDP for every one of its workers.
     pub fn take_tracker(&mut self) -> Vec<(Vec<Socket>, Vec<UdpSocket>)> {
         let udp = std::mem::take(&mut self.tracker_udp);
-        let mut shares: Vec<_> = udp.into_iter().map(|udp| (Vec::new(), udp)).collect();
+        let mut shares: Vec<Vec<Socket>> = (0..udp.len()).map(|_| Vec::new()).collect();
         for bound in std::mem::take(&mut self.tracker) {
-            for (share, listener) in shares.iter_mut().zip(bound.sockets) {
-                share.0.push(Socket { listener, tls: None });
-            }
+            deal(&mut shares, bound.sockets.into_iter().map(|listener| Socket { listener, tls: None }));
         }
-        shares
+        shares.into_iter().zip(udp).collect()
     }
 
     /// Takes the sockets of the peer wire: a share for every worker.
     pub fn take_peers(&mut self, workers: usize) -> Vec<Vec<TcpListener>> {
         let mut shares: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
         for bound in std::mem::take(&mut self.peers) {
-            for (share, listener) in shares.iter_mut().zip(bound.sockets) {
-                share.push(listener);
-            }
+            deal(&mut shares, bound.sockets);
         }
         shares
     }
@@ -183,13 +179,20 @@ impl Listeners {
         let mut shares: Vec<Vec<Socket>> = (0..workers).map(|_| Vec::new()).collect();
         for (listeners, certificate) in [(self.public, None), (self.tls, self.certificate)] {
             for bound in listeners {
-                for (share, listener) in shares.iter_mut().zip(bound.sockets) {
-                    share.push(Socket { listener, tls: certificate.clone() });
-                }
+                let socket = |listener| Socket { listener, tls: certificate.clone() };
+                deal(&mut shares, bound.sockets.into_iter().map(socket));
             }
         }
         let admin = self.admin.into_iter().flat_map(|bound| bound.sockets);
         (shares, admin.map(|listener| Socket { listener, tls: None }).collect())
+    }
+}
+
+/// Gives sockets to workers in turn: there may be more of them than workers, and none must be forgotten.
+fn deal<T>(shares: &mut [Vec<T>], sockets: impl IntoIterator<Item = T>) {
+    let workers = shares.len();
+    for (index, socket) in sockets.into_iter().enumerate() {
+        shares[index % workers].push(socket);
     }
 }
 
@@ -321,6 +324,13 @@ mod tests {
         let (shares, admin) = listeners.split(3);
         assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 2]);
         assert_eq!(admin.len(), 1);
+    }
+
+    #[test]
+    fn sockets_beyond_the_number_of_workers_are_served_too() {
+        let mut shares = vec![Vec::new(); 3];
+        deal(&mut shares, 0..7);
+        assert_eq!(shares, [vec![0, 3, 6], vec![1, 4], vec![2, 5]]);
     }
 
     #[test]

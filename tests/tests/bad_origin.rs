@@ -275,3 +275,20 @@ fn an_origin_that_is_down_is_a_502_within_its_timeout() {
     }
     assert!(started.elapsed() < Duration::from_secs(10));
 }
+
+#[test]
+fn a_dead_origin_is_a_problem_document() {
+    let mut origin = Origin::start();
+    origin.reply("/a", Reply::ok("content").fresh());
+    let node = Node::in_front_of(&origin).start();
+    origin.stop();
+
+    let answer = node.get("/a");
+    answer.problem(502);
+    assert_eq!(answer.cache_status_value("fwd").as_deref(), Some("uri-miss"));
+
+    origin.restart();
+    wait::until("the origin to be found healthy again", Duration::from_secs(30), || {
+        node.get("/a").status == 200
+    });
+}

@@ -485,20 +485,3 @@ fn stored_objects_are_served_while_the_origin_is_down_and_after_a_restart() {
     assert!(hit.is_hit());
     content::assert_same("after a restart", &hit.body, &body);
 }
-
-#[test]
-fn a_dead_origin_is_a_problem_document() {
-    let mut origin = Origin::start();
-    origin.reply("/a", Reply::ok("content").fresh());
-    let node = Node::in_front_of(&origin).start();
-    origin.stop();
-
-    let answer = node.get("/a");
-    answer.problem(502);
-    assert_eq!(answer.cache_status_value("fwd").as_deref(), Some("uri-miss"));
-
-    origin.restart();
-    wait::until("the origin to be found healthy again", Duration::from_secs(30), || {
-        node.get("/a").status == 200
-    });
-}

@@ -253,11 +253,11 @@ fn only_what_is_configured_comes_in_and_goes_out() {
     let users = Users { node: Some(0) };
     let text = "public.listen = [\"0.0.0.0:80\", \"127.0.0.1:8080\"]\npublic.tls_listen = [\"192.0.2.7:443\"]\n\
                 network.inbound_ports = [22]\nsites.default.origin = \"http://192.0.2.1:9000\"\n";
-    load(&wire.machine, &firewall::ruleset(&settings(text), users));
+    load(&wire.machine, &firewall::ruleset(&settings(text), users, None));
     assert_eq!((comes_in(), goes_out()), (vec![22, 80, 443], vec![9000]));
     assert_eq!(reached(&wire.machine, Ipv4Addr::LOCALHOST, &here), here);
     // Of somebody else nothing goes out.
-    load(&wire.machine, &firewall::ruleset(&settings(text), Users { node: Some(4_000_000) }));
+    load(&wire.machine, &firewall::ruleset(&settings(text), Users { node: Some(4_000_000) }, None));
     assert_eq!((comes_in(), goes_out()), (vec![22, 80, 443], vec![]));
 
     // Without a configuration nobody comes in, and the box may ask for one.
@@ -284,7 +284,7 @@ fn nft_takes_the_rules_of_every_role() {
             on(1),
         );
         let node = on(2).then_some(994);
-        load(&netns, &firewall::ruleset(&settings(&text), Users { node }));
+        load(&netns, &firewall::ruleset(&settings(&text), Users { node }, None));
     }
 }
 

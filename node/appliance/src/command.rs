@@ -132,13 +132,21 @@ impl Enrol {
         let mut pause = FIRST_ATTEMPT;
         loop {
             // A stick that was plugged in meanwhile.
+            let port = provision::fleet_port(layout);
             let outcome = look(layout)?;
+            if provision::fleet_port(layout) != port {
+                systemctl(layout, ["try-reload-or-restart", "skerry-firewall.service"])?;
+            }
             let taken = matches!(outcome, provision::Outcome::Taken(_));
             if taken || outcome == provision::Outcome::Reset {
                 told(layout, &outcome)?;
             }
             let enrolled = provision::enrol(layout, layout.credentials());
             let enrolled = enrolled.map_err(|error| format!("cannot enrol: {error}"))?;
+            if enrolled == Enrolled::Done {
+                // A configuration is not missing any more, and the token is spent.
+                look(layout)?;
+            }
             if taken || enrolled == Enrolled::Done {
                 self.restart(layout)?;
             }
@@ -228,7 +236,7 @@ impl Firewall {
         let loaded = settings(layout, "firewall");
         let users = firewall::Users { node: layout.node_user() };
         let rules = match &loaded {
-            Ok(Some(settings)) => firewall::ruleset(settings, users),
+            Ok(Some(settings)) => firewall::ruleset(settings, users, provision::fleet_port(layout)),
             _ => firewall::closed(),
         };
         if !self.load {

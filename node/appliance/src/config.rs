@@ -18,7 +18,7 @@ pub use node::{
     AdminTable, DecisionsTable, DiscoveryTable, LinkTable, NodeTable, PolicyTable, PublicTable,
     RegistryTable, SiteTable, SuperPeerTable, TrackerTable,
 };
-pub use update::{UpdateConfig, Window};
+pub use update::UpdateConfig;
 
 pub(crate) use network::{Addressing, is_hostname};
 

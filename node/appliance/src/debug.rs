@@ -5,8 +5,7 @@
 //! configuration, which says until when; a clock that is set; and a stick that has it. When the time is over
 //! it goes, and all that was started from it.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
 use std::thread;
 use std::time::Duration;
 
@@ -49,6 +48,10 @@ enum Due {
 /// # Errors
 /// When the image or the configuration does not allow it, or systemd does not end it.
 pub fn run(layout: &Layout, clock: impl Fn() -> u64) -> Result<(), String> {
+    // One that was killed left it open, whatever is due by now.
+    if layout.at(FOLDER).join(NAME).exists() {
+        close(layout)?;
+    }
     let mut merged = false;
     loop {
         let words = match due(layout, clock()) {
@@ -132,10 +135,7 @@ fn merge(layout: &Layout) -> Result<bool, String> {
 
 fn close(layout: &Layout) -> Result<(), String> {
     let stopped = order(layout, "systemctl", &[&["stop"][..], &SHELLS].concat());
-    let removed = match fs::remove_file(layout.at(FOLDER).join(NAME)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
-        _ => Ok(()),
-    };
+    let removed = files::remove(&layout.at(FOLDER).join(NAME)).map_err(|error| error.to_string());
     order(layout, "systemd-sysext", &["unmerge"]).and(removed).and(stopped)
 }
 
@@ -152,6 +152,7 @@ fn order(layout: &Layout, program: &str, arguments: &[&str]) -> Result<(), Strin
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -243,6 +244,17 @@ mod tests {
         fs::write(layout.at("broken"), "").unwrap();
         assert_eq!(merge(&layout), Err("systemd-sysext refresh: no signature".into()));
         assert!(!layout.at(FOLDER).join(NAME).exists());
+    }
+
+    #[test]
+    fn what_one_that_was_killed_left_open_is_shut() {
+        let (_root, layout) = machine("");
+        let path = layout.at(FOLDER).join(NAME);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "").unwrap();
+        assert_eq!(run(&layout, || SECONDS), Ok(()));
+        assert!(!path.exists());
+        assert_eq!(asked(&layout).last().map(String::as_str), Some("systemd-sysext unmerge"));
     }
 
     #[test]

@@ -52,6 +52,17 @@ pub fn make_dir(path: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
     folder.set_permissions(Permissions::from_mode(mode))
 }
 
+/// Removes a file that need not be there.
+///
+/// # Errors
+/// When it is still there.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Reads a file of at most so many bytes.
 ///
 /// # Errors

@@ -31,9 +31,10 @@ pub struct Users {
     pub node: Option<u32>,
 }
 
-/// The rules of a box that is configured, as `nft -f` takes them.
-pub fn ruleset(settings: &Settings, users: Users) -> String {
-    Rules { settings, users, configured: true }.print()
+/// The rules of a box that is configured, as `nft -f` takes them. `fleet_port` is that of the control node that
+/// it is about to become a node of.
+pub fn ruleset(settings: &Settings, users: Users, fleet_port: Option<u16>) -> String {
+    Rules { settings, users, configured: true, fleet_port }.print()
 }
 
 /// The rules of a box that is not: nobody comes in, and its own programs may ask for a configuration, at
@@ -41,13 +42,14 @@ pub fn ruleset(settings: &Settings, users: Users) -> String {
 pub fn closed() -> String {
     let mut settings = Settings::default();
     settings.public.listen.clear();
-    Rules { settings: &settings, users: Users::default(), configured: false }.print()
+    Rules { settings: &settings, users: Users::default(), configured: false, fleet_port: None }.print()
 }
 
 struct Rules<'a> {
     settings: &'a Settings,
     users: Users,
     configured: bool,
+    fleet_port: Option<u16>,
 }
 
 /// Ports by the address that they are on; an unspecified one stands for every address of its kind.
@@ -329,12 +331,12 @@ impl Rules<'_> {
     fn box_reaches(&self) -> BTreeSet<u16> {
         let settings = self.settings;
         let named = [&settings.update.source, &settings.registry.control_url, &settings.network.proxy];
-        named.into_iter().filter_map(|url| port_of(url)).collect()
+        named.into_iter().filter_map(|url| port_of(url)).chain(self.fleet_port).collect()
     }
 }
 
 /// The port that a URL leads to; `file:///` leads to none.
-fn port_of(url: &str) -> Option<u16> {
+pub(crate) fn port_of(url: &str) -> Option<u16> {
     let endpoint = Endpoint::parse(url).ok()?;
     matches!(endpoint.scheme.as_str(), "http" | "https" | "s3").then_some(endpoint.port)
 }

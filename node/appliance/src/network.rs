@@ -14,13 +14,16 @@ use crate::generated::Generated;
 /// Folder of all that is made here.
 pub const FOLDER: &str = "/run";
 /// All paths below [`FOLDER`] that were ever made.
-pub const OURS: [&str; 5] = [
+pub const OURS: [&str; 6] = [
     "systemd/network/10-skerry-*",
+    OTHERS,
     "systemd/resolved.conf.d/50-skerry.conf",
     "systemd/timesyncd.conf.d/50-skerry.conf",
     "skerry-box/environment",
     AUTHORITIES,
 ];
+/// After those of the cards that are configured, before the one of the image that has all cards ask DHCP.
+const OTHERS: &str = "systemd/network/20-skerry-others.network";
 /// What stands in place of the system's authorities where updates are fetched (skerry-update.service).
 const AUTHORITIES: &str = "skerry-box/authorities/ca-certificates.crt";
 
@@ -72,6 +75,9 @@ fn cards(config: &NetworkConfig) -> Vec<Generated> {
         let text = network("Type=ether\nKind=!*\n", any.addressing(), &[], None, config);
         return vec![Generated::new("systemd/network/10-skerry-any.network", &text)];
     }
+    // A cable in a card that nobody named leads nowhere.
+    let others = "[Match]\nType=ether\nKind=!*\n\n[Link]\nActivationPolicy=always-down\n";
+    let mut files = vec![Generated::new(OTHERS, others)];
     // By DHCP there is at most one, and it comes first: nothing is known of its address, so it has `main`.
     let uplinks: Vec<_> = config.all().filter(|(_, one)| one.is_uplink()).collect();
     let asking = uplinks.iter().filter(|(_, one)| one.asks);
@@ -81,7 +87,6 @@ fn cards(config: &NetworkConfig) -> Vec<Generated> {
         let order_of = order.iter().position(|other| *other == key);
         order_of.map(|place| Place { order: place, several: order.len() > 1 })
     };
-    let mut files = Vec::new();
     for (index, interface) in config.interfaces.iter().enumerate() {
         let key = format!("network.interfaces[{index}]");
         let (name, matches) = if interface.name.is_empty() {

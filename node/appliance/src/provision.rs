@@ -31,7 +31,7 @@ mod enrol;
 mod fill;
 mod source;
 
-pub use enrol::{Enrolled, enrol};
+pub use enrol::{Enrolled, enrol, fleet_port};
 pub use fill::fill;
 pub use source::{FILES, Kind, Offer, offers};
 
@@ -89,7 +89,9 @@ impl Record {
 pub fn provision(layout: &Layout, credentials: Option<&Path>) -> io::Result<Outcome> {
     make_folders(layout)?;
     let mut wrong = Vec::new();
-    let mut outcome = look(layout, &offers(layout, credentials), &mut wrong)?;
+    let offers = offers(layout, credentials);
+    enrol::note_fleet_port(layout, &offers)?;
+    let mut outcome = look(layout, &offers, &mut wrong)?;
     if let Some(why) = refuse(layout)? {
         wrong.push(why);
         if outcome != Outcome::Reset {
@@ -146,10 +148,7 @@ fn refuse(layout: &Layout) -> io::Result<Option<Wrong>> {
             files::replace(&layout.refused(), b"", 0o644, None)?;
             Ok(Some(wrong))
         }
-        None => match std::fs::remove_file(layout.refused()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(None),
-        },
+        None => files::remove(&layout.refused()).map(|()| None),
     }
 }
 
@@ -199,8 +198,10 @@ fn encrypted(layout: &Layout, text: &str, file: &str) -> Result<(), Wrong> {
     if facts::image(layout).version.is_empty() {
         return Ok(());
     }
+    const KEY: &str = "box.disk_encryption";
     let wrong = |wrong: toml::Wrong| Wrong {
-        line: Some(wrong.line as u64),
+        // What is not written has no line.
+        line: (wrong.key != KEY || text.contains("disk_encryption")).then_some(wrong.line as u64),
         key: wrong.key,
         ..Wrong::file(file, wrong.words)
     };
@@ -219,8 +220,10 @@ fn encrypted(layout: &Layout, text: &str, file: &str) -> Result<(), Wrong> {
         }
         _ => "the data of this box is encrypted without a TPM",
     };
-    let reason = format!("wants more than there is: {found}; `none` and `credential` want less");
-    Err(wrong(toml::wrong(text, Path::new(file), "box.disk_encryption", &reason)))
+    let less =
+        if wanted == DiskEncryption::Credential { "`none` wants" } else { "`none` and `credential` want" };
+    let reason = format!("wants more than there is: {found}; {less} less");
+    Err(wrong(toml::wrong(text, Path::new(file), KEY, &reason)))
 }
 
 /// The configuration as an operator wrote it, before it was filled in.

@@ -64,10 +64,14 @@ pub fn failed(layout: &Layout, running: &str) -> Option<Failed> {
     all.reduce(|one, other| if newer(&other.version, &one.version) { other } else { one })
 }
 
-/// The newest installed version that is newer than the one that runs, and may be booted.
+/// The newest installed version that is newer than the one that runs, may be booted, and was not kept yet.
+///
+/// While one that was kept may be booted, the loader prefers it to older ones: whoever runs an older one chose that
+/// in the boot menu, and is not to be overruled.
 pub fn waiting(layout: &Layout, image: &Image) -> Option<String> {
     let all = trial::entries(layout, image).into_iter();
-    let fresh = all.filter(|entry| entry.may_boot() && newer(&entry.version, &image.version));
+    let fresh =
+        all.filter(|entry| entry.is_new() && entry.may_boot() && newer(&entry.version, &image.version));
     let newest =
         fresh.map(|entry| entry.version).reduce(|one, other| if newer(&other, &one) { other } else { one });
     let failed = failed(layout, &image.version);
@@ -174,5 +178,16 @@ mod tests {
         note(&layout, "not ready").unwrap();
         run(&layout, "2");
         assert_eq!(waits(), None);
+    }
+
+    #[test]
+    fn a_newer_version_that_was_kept_was_not_chosen() {
+        for kept in ["skerry_3.efi", "skerry_3+9.efi", "skerry_3+4-5.efi"] {
+            let (_root, layout) = machine("2", &["skerry_2+8-1.efi", kept]);
+            let waits = || waiting(&layout, &facts::image(&layout));
+            assert_eq!(waits(), None, "{kept}");
+            fs::write(layout.at("boot/EFI/Linux/skerry_4+2-1.efi"), "").unwrap();
+            assert_eq!(waits().as_deref(), Some("4"), "{kept}");
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! What systemd must know of the configuration before it starts the node: the sockets of ports that the node
 //! has no privilege for, how long it may drain, and the folders outside of its own that it writes to.
 //!
-//! The node opens the other ports itself, with a socket for every worker. It takes all sockets of a name from
-//! systemd or none, so one port below 1024 brings the whole list that it stands in.
+//! The node opens the other ports itself, with a socket for every worker, and systemd does the same for it. It
+//! takes all sockets of a name from systemd or none, so one port below 1024 brings the whole list that it stands
+//! in.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,6 +21,8 @@ const DATA_DIR: &str = "/var/lib/skerry";
 /// Beyond the drain: the last answers of the admin listener, background work, and a flush of the store to a
 /// slow disk.
 const AFTER_DRAIN_SECONDS: u64 = 60;
+/// As many as the node takes.
+const MOST_WORKERS: usize = 1024;
 
 /// The units, to be written below [`FOLDER`] before the node starts, and systemd be told to reload.
 pub fn units(settings: &Settings) -> Vec<Generated> {
@@ -29,8 +32,9 @@ pub fn units(settings: &Settings) -> Vec<Generated> {
     let below = |port: u16| (1..PRIVILEGED).contains(&port);
     for listener in &listeners {
         if listeners.iter().any(|other| other.name == listener.name && below(other.address.port())) {
+            let line = format!("ListenStream={}\n", listener.address);
             let list = lists.entry((listener.name, listener.key)).or_default();
-            list.push(format!("ListenStream={}\n", listener.address));
+            list.push(line.repeat(workers(settings, listener.name)));
         }
     }
     let mut units: Vec<_> =
@@ -45,14 +49,29 @@ pub fn names(units: &[Generated]) -> Vec<&str> {
     units.iter().filter_map(|unit| unit.path.to_str()).filter(|path| path.ends_with(".socket")).collect()
 }
 
+/// How many threads of the node accept there, each of which has a socket of its own. Where the node has another
+/// number of them, they share.
+fn workers(settings: &Settings, name: &str) -> usize {
+    match settings.node.workers {
+        _ if name.starts_with("admin") => 1,
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        chosen => chosen.min(MOST_WORKERS),
+    }
+}
+
 fn socket(name: &str, key: &str, listen: &str) -> Generated {
-    // It ends and begins with the node, so that a node that was stopped is not started by its next client. So it
-    // belongs to the services: before sockets.target, as by default, it would come before what it comes after.
+    // It ends and begins with the node, also with one that failed: clients of a node that waits to be started again
+    // are refused, and a node that must not be is not started by them. The node for its part only wants it
+    // (Sockets=). If it required it, each automatic start would make the socket start anew, and that the node, whose
+    // restarts would be counted from the first again; and a port that another program has would end it for good.
+    //
+    // It belongs to the services: before sockets.target, as by default, it would come before what it comes after.
     // Addresses may come later than the socket (FreeBind=), as they do by DHCP.
     let text = format!(
         "[Unit]\n\
          Description=Skerry: {key}\n\
-         PartOf=skerry.service\n\
+         BindsTo=skerry.service\n\
+         StartLimitIntervalSec=0\n\
          DefaultDependencies=no\n\
          After=sysinit.target skerry-sockets.service\n\
          Conflicts=shutdown.target\n\
@@ -62,6 +81,7 @@ fn socket(name: &str, key: &str, listen: &str) -> Generated {
          FileDescriptorName={name}\n\
          Service=skerry.service\n\
          {listen}\
+         ReusePort=yes\n\
          BindIPv6Only=ipv6-only\n\
          FreeBind=yes\n\
          Backlog=4096\n"
@@ -70,12 +90,7 @@ fn socket(name: &str, key: &str, listen: &str) -> Generated {
 }
 
 fn service(settings: &Settings, sockets: &[String]) -> Generated {
-    let mut text = String::new();
-    if !sockets.is_empty() {
-        let sockets = sockets.join(" ");
-        text.push_str(&format!("[Unit]\nRequires={sockets}\nAfter={sockets}\n\n"));
-    }
-    text.push_str("[Service]\n");
+    let mut text = String::from("[Service]\n");
     if !sockets.is_empty() {
         text.push_str(&format!("Sockets={}\n", sockets.join(" ")));
     }
@@ -128,18 +143,31 @@ mod tests {
     #[test]
     fn a_port_below_1024_brings_its_whole_list() {
         let units = made(
-            "[public]\nlisten = [\"0.0.0.0:80\", \"[::]:80\", \"127.0.0.1:8080\"]\ntls_listen = [\"[::]:8443\"]\n",
+            "node.workers = 1\n[public]\nlisten = [\"0.0.0.0:80\", \"[::]:80\", \"127.0.0.1:8080\"]\n\
+             tls_listen = [\"[::]:8443\"]\n",
         );
         assert_eq!(names(&units), ["skerry-public.socket"]);
-        let socket = "[Unit]\nDescription=Skerry: public.listen\nPartOf=skerry.service\n\
-                      DefaultDependencies=no\nAfter=sysinit.target skerry-sockets.service\n\
+        let socket = "[Unit]\nDescription=Skerry: public.listen\nBindsTo=skerry.service\n\
+                      StartLimitIntervalSec=0\nDefaultDependencies=no\nAfter=sysinit.target skerry-sockets.service\n\
                       Conflicts=shutdown.target\nBefore=shutdown.target\n\n[Socket]\nFileDescriptorName=public\n\
                       Service=skerry.service\nListenStream=0.0.0.0:80\nListenStream=[::]:80\n\
-                      ListenStream=127.0.0.1:8080\nBindIPv6Only=ipv6-only\nFreeBind=yes\nBacklog=4096\n";
+                      ListenStream=127.0.0.1:8080\nReusePort=yes\nBindIPv6Only=ipv6-only\nFreeBind=yes\n\
+                      Backlog=4096\n";
         assert_eq!(units[0].text, format!("{HEADER}{socket}"));
-        let service = "[Unit]\nRequires=skerry-public.socket\nAfter=skerry-public.socket\n\n\
-                       [Service]\nSockets=skerry-public.socket\nTimeoutStopSec=90s\n";
+        let service = "[Service]\nSockets=skerry-public.socket\nTimeoutStopSec=90s\n";
         assert_eq!(units[1].text, format!("{HEADER}{service}"));
+    }
+
+    #[test]
+    fn every_worker_has_a_socket_of_its_own() {
+        let text = "node.workers = 3\npublic.listen = [\"0.0.0.0:80\"]\n\
+                    admin = { listen = \"127.0.0.1:81\", tls_listen = [\"0.0.0.0:82\"] }\n";
+        let all: String = made(text).into_iter().map(|unit| unit.text).collect();
+        for (port, count) in [(80, 3), (81, 1), (82, 1)] {
+            assert_eq!(all.matches(&format!(":{port}\n")).count(), count, "{all}");
+        }
+        // As many as the machine has processors, where no number is chosen.
+        assert!(made("public.listen = [\"0.0.0.0:80\"]\n")[0].text.contains("\nListenStream=0.0.0.0:80\n"));
     }
 
     #[test]

@@ -48,6 +48,11 @@ impl Entry {
         self.tries.is_none_or(|(left, _)| left > 0)
     }
 
+    /// Whether it was not kept yet, by how often it may be tried in all.
+    pub fn is_new(&self) -> bool {
+        self.tries.is_some_and(are_of_a_trial)
+    }
+
     /// Where it would be with these tries.
     fn with(&self, image: &Image, tries: Option<Tries>) -> PathBuf {
         let counter = match tries {
@@ -86,6 +91,11 @@ pub fn entries(layout: &Layout, image: &Image) -> Vec<Entry> {
     entries.collect()
 }
 
+/// Whether a version that was kept would have more of them.
+fn are_of_a_trial((left, made): Tries) -> bool {
+    left.saturating_add(made) < KEPT
+}
+
 /// `2-1`, or `3` of which none was made.
 fn tries(counter: &str) -> Option<Tries> {
     let (left, made) = counter.split_once('-').unwrap_or((counter, "0"));
@@ -99,8 +109,7 @@ fn tries(counter: &str) -> Option<Tries> {
 pub fn begin(layout: &Layout) -> io::Result<bool> {
     let booted = efi::text(layout, "LoaderBootCountPath", efi::LOADER).unwrap_or_default();
     let counter = booted.strip_suffix(".efi").and_then(|stem| stem.rsplit_once('+'));
-    let tries = counter.and_then(|(_, counter)| tries(counter));
-    let new = tries.is_some_and(|(left, made)| left.saturating_add(made) < KEPT);
+    let new = counter.and_then(|(_, counter)| tries(counter)).is_some_and(are_of_a_trial);
     if new {
         files::make_dir(&layout.runtime(), 0o755, None)?;
         files::replace(&mark(layout), booted.as_bytes(), 0o644, None)?;
@@ -149,10 +158,8 @@ pub fn keep(layout: &Layout) -> io::Result<Option<u32>> {
     if !running.any(|entry| entry.tries == wanted) {
         first.rename(&first.with(&image, wanted))?;
     }
-    match fs::remove_file(mark(layout)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(wanted.map(|(left, _)| left)),
-    }
+    files::remove(&mark(layout))?;
+    Ok(wanted.map(|(left, _)| left))
 }
 
 /// Gives up the version that runs: the loader boots another one from now on.

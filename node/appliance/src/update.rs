@@ -178,10 +178,10 @@ impl Update<'_> {
     }
 
     fn open(&self) -> bool {
-        let window = &self.settings.update;
+        let windows = &self.settings.update.window;
         // Hours mean nothing before the clock is set.
         let set = || self.layout.at("run/systemd/timesync/synchronized").exists();
-        self.now || window.window.is_empty() || set() && window.is_open((self.clock)())
+        self.now || windows.0.is_empty() || set() && windows.is_open((self.clock)().saturating_mul(1000))
     }
 }
 

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::request::Parts as Head;
 use http::{HeaderMap, Response};
-use http_body_util::{BodyExt, Limited};
-use skerry_core::{Body, problem};
+use skerry_core::{Body, body, problem};
 
 use crate::engine::{Cache, Done};
 use crate::error::FetchError;
@@ -126,8 +125,8 @@ impl Cache {
 
 /// The whole of a body of a declared length, bytes.
 async fn whole(body: Body, length: u64) -> Result<Bytes, FetchError> {
-    let collected = Limited::new(body, length as usize).collect().await;
-    let bytes = collected.map_err(|error| FetchError::Broken(error.to_string()))?.to_bytes();
+    let bytes = body::whole(body, length as usize).await;
+    let bytes = bytes.map_err(|error| FetchError::Broken(error.to_string()))?;
     if bytes.len() as u64 != length {
         return Err(FetchError::Broken("it ended before its declared length".into()));
     }

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 use prometheus::Registry;
 
 use crate::connection::Connection;
@@ -23,7 +22,7 @@ use crate::lifecycle::{Lifecycle, Phase};
 use crate::operator::Refused;
 use crate::role::Role;
 use crate::worker::Handler;
-use crate::{Body, Error, metrics, problem};
+use crate::{Body, Error, body, metrics, problem};
 
 use change::Change;
 
@@ -89,11 +88,11 @@ impl Handler for Admin {
         let (parts, body) = request.into_parts();
         let limit =
             self.roles.iter().find_map(|role| role.admin_limit(parts.uri.path())).unwrap_or(MAX_REQUEST);
-        let Ok(body) = Limited::new(body, limit).collect().await else {
+        let Ok(body) = body::whole(body, limit).await else {
             let detail = format!("the request body is cut or longer than {limit} bytes");
             return problem::response(StatusCode::PAYLOAD_TOO_LARGE, &detail);
         };
-        let request = Request::from_parts(parts, body.to_bytes());
+        let request = Request::from_parts(parts, body);
         if !changes(request.method()) {
             return self.route(request).await;
         }

@@ -1,14 +1,24 @@
-//! The one response body of the node: a single buffer without an allocation, or a stream.
+//! The one response body of the node: a single buffer without an allocation, or a stream; and how any body is
+//! read whole.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 /// Why a body ended before its end. The connection is closed, so that the client sees the cut.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// All of a body, from whoever sends it. Fails when it is longer than `most` bytes, or breaks off.
+pub async fn whole<B>(body: B, most: usize) -> Result<Bytes, BodyError>
+where
+    B: HttpBody,
+    B::Error: Into<BodyError>,
+{
+    Ok(Limited::new(body, most).collect().await?.to_bytes())
+}
 
 /// A response body. Every buffer is shared, never copied on its way to the socket call.
 #[derive(Default)]
@@ -126,5 +136,29 @@ impl HttpBody for Body {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stream(body) => body.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_is_read_to_its_end_and_no_further_than_its_bound() {
+        let body = |last: io::Result<&'static str>| {
+            let pieces = [Ok("one "), Ok("film "), last];
+            let frames = pieces.map(|piece| piece.map(|text| Frame::data(Bytes::from(text))));
+            Body::stream(StreamBody::new(stream::iter(frames)))
+        };
+        assert_eq!(whole(body(Ok("whole")), 14).await.unwrap(), "one film whole");
+        assert!(whole(Body::Empty, 0).await.unwrap().is_empty());
+        assert_eq!(whole(body(Ok("whole")), 13).await.unwrap_err().to_string(), "length limit exceeded");
+        let cut = io::Error::other("it broke off");
+        assert_eq!(whole(body(Err(cut)), 14).await.unwrap_err().to_string(), "it broke off");
     }
 }

@@ -40,7 +40,7 @@ pub enum Error {
     Certificate {
         /// The file.
         path: PathBuf,
-        /// The configuration key that names it.
+        /// The configuration key or the option that names it.
         key: &'static str,
         /// What is wrong with it.
         reason: String,

@@ -13,7 +13,7 @@ const BACKLOG: i32 = 4096;
 pub struct Bound {
     /// The address with its real port.
     pub address: SocketAddr,
-    /// As many as workers were asked for.
+    /// One for every worker at least; those beyond are theirs too, in turn.
     pub sockets: Vec<TcpListener>,
 }
 
@@ -65,12 +65,24 @@ impl Activated {
         Ok(Self(sockets))
     }
 
-    /// The sockets of one name, each cloned for every worker; empty when systemd handed none over.
+    /// The sockets of one name, by address; empty when systemd handed none over.
+    ///
+    /// Of an address there may be several (`ReusePort=`). The kernel gives each its part of the connections, so
+    /// none of them may be left without a worker; where there are too few, workers share them.
     pub fn take(&mut self, name: &str, workers: usize) -> std::io::Result<Vec<Bound>> {
-        let mut bound = Vec::new();
+        let mut bound: Vec<Bound> = Vec::new();
         for (_, socket) in self.0.extract_if(.., |(given, _)| given == name) {
-            let sockets = (0..workers).map(|_| socket.try_clone()).collect::<Result<_, _>>()?;
-            bound.push(Bound { address: socket.local_addr()?, sockets });
+            let address = socket.local_addr()?;
+            match bound.iter_mut().find(|bound| bound.address == address) {
+                Some(bound) => bound.sockets.push(socket),
+                None => bound.push(Bound { address, sockets: vec![socket] }),
+            }
+        }
+        for Bound { sockets, .. } in &mut bound {
+            let missing = workers.saturating_sub(sockets.len());
+            let shared: Result<Vec<_>, _> =
+                sockets.iter().cycle().take(missing).map(TcpListener::try_clone).collect();
+            sockets.extend(shared?);
         }
         Ok(bound)
     }
@@ -86,5 +98,21 @@ mod tests {
         assert_eq!(first.sockets.len(), 2);
         let error = bind(first.address, 1, "public.listen").unwrap_err().to_string();
         assert!(error.contains(&first.address.to_string()) && error.contains("`public.listen`"), "{error}");
+    }
+
+    #[test]
+    fn every_socket_of_systemd_has_a_worker_and_every_worker_one() {
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        for (given, workers, expected) in [(1, 3, 3), (2, 3, 3), (3, 3, 3), (4, 3, 4)] {
+            let made = bind(free, given, "public.listen").unwrap();
+            let other = bind(free, 1, "public.tls_listen").unwrap();
+            let named = made.sockets.into_iter().chain(other.sockets).map(|socket| ("public".into(), socket));
+            let mut activated = Activated(named.collect());
+            assert!(activated.take("tls", workers).unwrap().is_empty());
+            let bound = activated.take("public", workers).unwrap();
+            let found: Vec<_> = bound.iter().map(|bound| (bound.address, bound.sockets.len())).collect();
+            assert_eq!(found, [(made.address, expected), (other.address, workers)]);
+            assert!(activated.take("public", workers).unwrap().is_empty());
+        }
     }
 }

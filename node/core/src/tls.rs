@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
@@ -51,16 +51,21 @@ pub fn install_provider() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
-/// A file of certificates or a key, PEM, and the configuration key that it is set by.
-#[derive(Clone, Copy)]
-pub(crate) struct PemFile<'a> {
-    pub(crate) path: &'a Path,
-    pub(crate) key: &'static str,
+/// A file of certificates or a key, PEM, and what it is set by. Errors name both.
+#[derive(Debug, Clone, Copy)]
+pub struct PemFile<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// The configuration key or the option that names it.
+    pub key: &'static str,
 }
 
 impl PemFile<'_> {
-    /// Its certificates, one at least.
-    pub(crate) fn certificates(self) -> Result<Vec<CertificateDer<'static>>, Error> {
+    /// Its certificates, one at least, in their order: a chain.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no PEM or holds none.
+    pub fn certificates(self) -> Result<Vec<CertificateDer<'static>>, Error> {
         let read = CertificateDer::pem_file_iter(self.path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let certificates = read.map_err(|error| self.failed(&error))?;
         if certificates.is_empty() {
@@ -69,12 +74,22 @@ impl PemFile<'_> {
         Ok(certificates)
     }
 
-    pub(crate) fn private_key(self) -> Result<PrivateKeyDer<'static>, Error> {
-        PrivateKeyDer::from_pem_file(self.path).map_err(|error| self.failed(&error))
+    /// The first private key in it.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no PEM or holds none.
+    pub fn private_key(self) -> Result<PrivateKeyDer<'static>, Error> {
+        PrivateKeyDer::from_pem_file(self.path).map_err(|error| match error {
+            pem::Error::NoItemsFound => self.failed(&"it holds no PEM private key"),
+            error => self.failed(&error),
+        })
     }
 
     /// Its certificates as authorities.
-    pub(crate) fn roots(self) -> Result<Arc<RootCertStore>, Error> {
+    ///
+    /// # Errors
+    /// When it cannot be read, or holds none or something else than certificates.
+    pub fn roots(self) -> Result<Arc<RootCertStore>, Error> {
         let mut roots = RootCertStore::empty();
         for certificate in self.certificates()? {
             roots.add(certificate).map_err(|error| self.failed(&error))?;
@@ -110,4 +125,27 @@ fn verifier(authority: PemFile<'_>) -> Result<Arc<dyn ClientCertVerifier>, Error
     }
     let verifier = WebPkiClientVerifier::builder(authority.roots()?).allow_unauthenticated().build();
     verifier.map_err(|error| authority.failed(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_file_what_it_lacks_and_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("own.pem");
+        let file = PemFile { path: &path, key: "public.tls_key_file" };
+        let named = |error: Error, reason: &str| {
+            let text = error.to_string();
+            assert!(text.contains("own.pem") && text.contains(reason), "{text}");
+            assert!(text.ends_with("it is set by `public.tls_key_file`"), "{text}");
+        };
+        named(file.certificates().unwrap_err(), "No such file");
+        named(file.private_key().unwrap_err(), "No such file");
+        std::fs::write(&path, "none").unwrap();
+        named(file.certificates().unwrap_err(), "it holds no PEM certificate");
+        named(file.roots().unwrap_err(), "it holds no PEM certificate");
+        named(file.private_key().unwrap_err(), "it holds no PEM private key");
+    }
 }

@@ -21,7 +21,7 @@ const READ: usize = 64 * 1024;
 /// How long a peer may take for a few bytes: all that it is sent is requests.
 const WRITE: Duration = Duration::from_secs(30);
 /// Longest pads of an encrypted handshake, bytes; they need not be as long as they may be.
-const PAD: usize = 64;
+const PAD: u16 = 64;
 
 /// What happened on a connection.
 #[derive(Debug)]
@@ -96,7 +96,8 @@ async fn open(dial: &Dial, connect: Duration, handshake: Duration) -> Result<Ope
 /// The key exchange of message stream encryption.
 async fn encrypt(mut stream: TcpStream, wire: [u8; 20]) -> Result<Open, End> {
     let mut output = Vec::new();
-    let mut initiator = Initiator::start(random(), wire, Methods::ANY, Vec::new(), &mut output)?;
+    let random = Random::draw(PAD, fastrand::fill);
+    let mut initiator = Initiator::start(random, wire, Methods::ANY, Vec::new(), &mut output)?;
     let mut input = [0; 1024];
     loop {
         stream.write_all(&output).await?;
@@ -111,14 +112,6 @@ async fn encrypt(mut stream: TcpStream, wire: [u8; 20]) -> Result<Open, End> {
             return Ok(Open { stream, reading, writing, received });
         }
     }
-}
-
-fn random() -> Random {
-    let mut private_key = [0; 20];
-    fastrand::fill(&mut private_key);
-    let mut pad = vec![0; fastrand::usize(..=PAD)];
-    fastrand::fill(&mut pad);
-    Random { private_key, pad, sealed_pad: fastrand::usize(..=PAD) }
 }
 
 struct Reader {

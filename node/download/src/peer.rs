@@ -121,7 +121,6 @@ impl Peer {
         peer_id: [u8; 20],
         now: Duration,
     ) -> Self {
-        let reserved = Reserved::EXTENSION | Reserved::FAST | Reserved::V2;
         Self {
             key,
             address,
@@ -152,7 +151,7 @@ impl Peer {
             unasked: 0,
             noise: 0,
             inbox: Vec::new(),
-            out: Handshake { reserved, info_hash: wire, peer_id }.encode().to_vec(),
+            out: Handshake { reserved: Reserved::OURS, info_hash: wire, peer_id }.encode().to_vec(),
         }
     }
 

@@ -2,11 +2,7 @@
 
 use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
-
-use crate::window::Window;
-
-/// Windows of a node, at most.
-const MOST_WINDOWS: usize = 32;
+use skerry_window::Windows;
 
 /// `[preload]`: what the node holds before anybody asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
@@ -14,8 +10,9 @@ const MOST_WINDOWS: usize = 32;
 pub struct PreloadConfig {
     /// Whether the node fetches what its control node lists for it.
     pub enabled: bool,
-    /// Times of the day at which it does, UTC: ["01:00-06:00", "22:30-24:00"]; without any it always does.
-    pub windows: Vec<Window>,
+    /// Hours at which it does, UTC, of all days or of some: ["01:00-06:00", "Sat,Sun 22:30-08:00"]; without any
+    /// it always does.
+    pub windows: Windows,
     /// Bytes per second that all of it may take; 0 is no limit.
     pub rate_bytes: u64,
     /// What preloaded resources may take on the disk; 0 is as much as may be pinned.
@@ -35,7 +32,7 @@ impl Default for PreloadConfig {
     fn default() -> Self {
         Self {
             enabled: false,
-            windows: Vec::new(),
+            windows: Windows::default(),
             rate_bytes: 0,
             capacity_bytes: 0,
             at_once: 2,
@@ -52,8 +49,8 @@ impl PreloadConfig {
     /// # Errors
     /// When something cannot be.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.windows.len() > MOST_WINDOWS {
-            return Err(("preload.windows", format!("must be at most {MOST_WINDOWS}")));
+        if self.windows.0.len() > Windows::MOST {
+            return Err(("preload.windows", format!("must be at most {}", Windows::MOST)));
         }
         if !(1..=64).contains(&self.at_once) {
             return Err(("preload.at_once", "must be from 1 to 64".into()));
@@ -101,11 +98,12 @@ mod tests {
         assert_eq!(refused("at_once = 0"), "preload.at_once");
         assert_eq!(refused("interval_seconds = 0"), "preload.interval_seconds");
         assert_eq!(refused("plan_seconds = 1"), "preload.plan_seconds");
-        let many = vec!["\"01:00-02:00\""; MOST_WINDOWS + 1].join(",");
+        let many = vec!["\"01:00-02:00\""; Windows::MOST + 1].join(",");
         assert_eq!(refused(&format!("windows = [{many}]")), "preload.windows");
         let error = parse("[preload]\nwindows = [\"1-2\"]").unwrap_err();
         assert!(error.contains("01:00-06:00"), "{error}");
-        let read = parse("[preload]\nwindows = [\"01:00-06:00\"]").unwrap();
-        assert_eq!(read.windows[0].to_string(), "01:00-06:00");
+        let read = parse("[preload]\nwindows = [\"01:00-06:00\", \"Sat,Sun 22:30-08:00\"]").unwrap();
+        assert_eq!(read.windows.0[0].to_string(), "01:00-06:00");
+        assert_eq!(read.windows.0[1].to_string(), "Sat,Sun 22:30-08:00");
     }
 }

@@ -28,7 +28,6 @@ use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::plan::{Limits, Plan};
 use crate::popularity::{Counts, Popularity};
-use crate::window::Windows;
 
 /// Items that the status names.
 const MOST_TOLD: usize = 100;
@@ -91,8 +90,8 @@ impl Filler {
             0 => parts.quota_bytes,
             capacity => capacity.min(parts.quota_bytes),
         };
-        let windows = Windows(parts.config.windows.clone());
-        let limits = Limits { capacity_bytes, at_once: parts.config.at_once, windows };
+        let (at_once, windows) = (parts.config.at_once, parts.config.windows.clone());
+        let limits = Limits { capacity_bytes, at_once, windows };
         let plan = Plan::restore(limits, parts.seed, &parts.journal.load()?, (parts.clock)());
         let inner = Arc::new(Inner {
             plan: Mutex::new(plan),
@@ -170,7 +169,7 @@ impl Filler {
             "bytes_per_second": self.inner.pace.lock().rate(),
             "eta_seconds": eta,
             "capacity_bytes": plan.limits().capacity_bytes,
-            "window_open": windows.open(now_ms),
+            "window_open": windows.is_open(now_ms),
             "window_changes_ms": windows.next_change_ms(now_ms),
             "regret": { "unasked_bytes": plan.report().unasked_bytes, "asked_not_held": asked_not_held },
             "items": plan.standings(MOST_TOLD),

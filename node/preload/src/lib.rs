@@ -32,7 +32,6 @@ pub mod popularity;
 pub mod role;
 mod round;
 pub mod told;
-pub mod window;
 
 pub use config::PreloadConfig;
 pub use error::{HoldFailure, ListError, PlanError, PreloadError, Refused};
@@ -45,4 +44,5 @@ pub use plan::{Action, HeldSummary, Limits, Plan};
 pub use planner::{Planner, View};
 pub use popularity::{Counts, Popularity};
 pub use role::PreloadRole;
+pub use skerry_window::Windows;
 pub use told::Told;

@@ -21,13 +21,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use skerry_store::ChunkId;
 use skerry_store::catalogue::CameFrom;
+use skerry_window::Windows;
 
 use self::entry::{Doing, Entry, Kept};
 pub use self::report::{Report, Standing};
 pub use self::saved::Changes;
 use crate::error::HoldFailure;
 use crate::item::{Item, List, MOST_LENGTH, pin};
-use crate::window::Windows;
 
 /// First wait after a failure, milliseconds; every further one is twice as long.
 const FIRST_WAIT_MS: u64 = 10_000;
@@ -292,7 +292,7 @@ impl Plan {
     /// What is to be done now. `pinnable` is what the store can still pin, bytes.
     pub fn next(&mut self, now_ms: u64, pinnable: u64) -> Vec<Action> {
         let mut actions = Vec::new();
-        let open = !self.draining && self.limits.windows.open(now_ms);
+        let open = !self.draining && self.limits.windows.is_open(now_ms);
         for (source, entry) in &mut self.entries {
             if entry.doing == Doing::Fetching && (!open || !entry.is_listed()) {
                 entry.doing = Doing::Stopping;

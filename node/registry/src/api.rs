@@ -19,13 +19,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
 use skerry_core::api::{Api, Call, ROOT};
 use skerry_core::role::BoxFuture;
-use skerry_core::{Body, admin, problem};
+use skerry_core::{Body, admin, body, problem};
 
 use crate::client::Membership;
 use crate::clock::{now_ms, wall_ms};
@@ -364,8 +363,8 @@ impl Endpoint {
             Ok(asked) => asked,
             Err(refusal) => return *refusal,
         };
-        let body = match tokio::time::timeout(BODY, Limited::new(body, bytes).collect()).await {
-            Ok(Ok(body)) => body.to_bytes(),
+        let body = match tokio::time::timeout(BODY, body::whole(body, bytes)).await {
+            Ok(Ok(body)) => body,
             Ok(Err(_)) => return too_large(bytes),
             Err(_) => {
                 return problem::response(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");

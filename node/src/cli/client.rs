@@ -10,11 +10,12 @@ use bytes::Bytes;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory};
 use http::{Method, Request, Response, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
+use skerry_core::body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -165,13 +166,10 @@ impl Client {
     }
 
     async fn whole(&self, response: Response<Incoming>) -> anyhow::Result<Bytes> {
-        let body = Limited::new(response.into_body(), LARGEST).collect();
-        let body = tokio::time::timeout(self.patience, body).await;
-        let body = body.map_err(|_| anyhow!("{} did not finish its answer in time", self.node.authority))?;
-        match body {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(error) => bail!("{} broke off its answer: {error}", self.node.authority),
-        }
+        let authority = &self.node.authority;
+        let body = tokio::time::timeout(self.patience, body::whole(response.into_body(), LARGEST)).await;
+        let body = body.map_err(|_| anyhow!("{authority} did not finish its answer in time"))?;
+        body.map_err(|error| anyhow!("{authority} broke off its answer: {error}"))
     }
 
     /// An answer of the class 2xx, or the reason why there is none.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 use skerry_core::api::ROOT;
 use skerry_core::bucket::Bucket;
-use skerry_core::tls;
+use skerry_core::{body, tls};
 use skerry_registry::Transport;
 use skerry_selector::Selector;
 use skerry_store::catalogue::{CameFrom, Progress};
@@ -174,9 +174,8 @@ impl Neighbours {
     ) -> Result<Arc<Held>, String> {
         let base = format!("{}{ROOT}resources/{resource}", url.trim_end_matches('/'));
         let described = self.get(&base, None).await?;
-        let described = Limited::new(described, MOST_DESCRIBED).collect();
-        let described = tokio::time::timeout(WAIT, described).await.map_err(|_| "it took too long")?;
-        let described = described.map_err(|error| error.to_string())?.to_bytes();
+        let described = tokio::time::timeout(WAIT, body::whole(described, MOST_DESCRIBED)).await;
+        let described = described.map_err(|_| "it took too long")?.map_err(|error| error.to_string())?;
         let chunk_length = catalogue.store().config().chunk_bytes;
         // A long list takes a while to be read, and to be hashed.
         let work = move || read(&described, chunk_length, resource);

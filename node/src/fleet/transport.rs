@@ -1,23 +1,21 @@
 //! The way to the control node: HTTPS, with this node's certificate (RFC 8446 §4.4.2).
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
 use http::{Method, Request};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::RwLock;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use skerry_core::body;
 use skerry_core::role::BoxFuture;
-use skerry_core::tls;
+use skerry_core::tls::{PemFile, install_provider};
 use skerry_registry::{RegistryConfig, Reply, Transport, TransportError};
 
 /// Longest answer that is read, bytes.
@@ -38,34 +36,27 @@ pub struct Https {
 impl Https {
     /// A client as `[registry]` says. Reads the certificates.
     pub fn new(config: &RegistryConfig) -> anyhow::Result<Arc<Self>> {
-        tls::install_provider();
+        install_provider();
         let base = config.control_url.trim_end_matches('/').to_owned();
         Ok(Arc::new(Self { base, config: config.clone(), client: RwLock::new(client(config)?) }))
     }
 }
 
 fn client(config: &RegistryConfig) -> anyhow::Result<HttpsClient> {
-    let mut roots = RootCertStore::empty();
-    let mut own = None;
-    if !config.ca_file.as_os_str().is_empty() {
-        for certificate in certificates(&config.ca_file, "registry.ca_file")? {
-            roots.add(certificate).with_context(|| {
-                format!("`registry.ca_file` {} holds no authority's certificate", config.ca_file.display())
-            })?;
-        }
-    }
-    if !config.certificate_file.as_os_str().is_empty() {
-        let chain = certificates(&config.certificate_file, "registry.certificate_file")?;
-        let key = PrivateKeyDer::from_pem_file(&config.key_file)
-            .with_context(|| format!("cannot read `registry.key_file` {}", config.key_file.display()))?;
-        own = Some((chain, key));
-    }
+    let RegistryConfig { ca_file, certificate_file, key_file, .. } = config;
+    let roots = match ca_file.as_os_str().is_empty() {
+        true => Arc::new(RootCertStore::empty()),
+        false => PemFile { path: ca_file, key: "registry.ca_file" }.roots()?,
+    };
     let tls = ClientConfig::builder().with_root_certificates(roots);
-    let tls = match own {
-        Some((chain, key)) => tls
-            .with_client_auth_cert(chain, key)
-            .context("`registry.certificate_file` and `registry.key_file` do not belong together")?,
-        None => tls.with_no_client_auth(),
+    let tls = match certificate_file.as_os_str().is_empty() {
+        true => tls.with_no_client_auth(),
+        false => {
+            let chain = PemFile { path: certificate_file, key: "registry.certificate_file" };
+            let key = PemFile { path: key_file, key: "registry.key_file" };
+            tls.with_client_auth_cert(chain.certificates()?, key.private_key()?)
+                .context("`registry.certificate_file` and `registry.key_file` do not belong together")?
+        }
     };
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
@@ -81,11 +72,6 @@ fn client(config: &RegistryConfig) -> anyhow::Result<HttpsClient> {
         .pool_timer(TokioTimer::new())
         .build(connector);
     Ok(client)
-}
-
-fn certificates(path: &Path, key: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    read.with_context(|| format!("cannot read `{key}` {}", path.display()))
 }
 
 impl Transport for Https {
@@ -108,8 +94,8 @@ impl Transport for Https {
                 None => failed(&error),
             })?;
             let (head, body) = answer.into_parts();
-            let body = Limited::new(body, MOST_ANSWER).collect().await.map_err(|error| failed(&error))?;
-            Ok(Reply { status: head.status, body: body.to_bytes() })
+            let body = body::whole(body, MOST_ANSWER).await.map_err(|error| failed(&error))?;
+            Ok(Reply { status: head.status, body })
         })
     }
 
@@ -123,6 +109,7 @@ impl Transport for Https {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use skerry_registry::ca::{self, Authority, CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY, NewKey};
 

@@ -8,8 +8,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use skerry_preload::window::Windows;
-use skerry_preload::{Action, HoldFailure, Limits, List, Plan};
+use skerry_preload::{Action, HoldFailure, Limits, List, Plan, Windows};
 use skerry_registry::fleet::{Holding, Link, Node as Said, PeerPort};
 
 use super::catalogue::{Catalogue, SITE};

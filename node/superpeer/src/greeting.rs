@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use skerry_store::{Catalogue, StoreError};
 use skerry_wire::mse::{Acceptor, Cipher, Method, Methods, Random};
-use skerry_wire::peer::{HANDSHAKE_LENGTH, Handshake, PROTOCOL, Reserved};
+use skerry_wire::peer::{HANDSHAKE_LENGTH, Handshake, Reserved};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::Encryption;
@@ -15,7 +15,7 @@ use crate::swarm::Swarm;
 /// Bytes read at once.
 const READ: usize = 2048;
 /// Padding of the key exchange, bytes: so that its length tells nothing.
-const PAD: usize = 512;
+const PAD: u16 = 512;
 
 /// A peer whose torrent is held.
 pub(crate) struct Greeted {
@@ -73,18 +73,15 @@ pub(crate) async fn accept(
         Encryption::Accept | Encryption::Refuse => Methods::ANY,
         Encryption::Require => Methods::RC4,
     };
-    let mut acceptor = Acceptor::new(random(), methods, Method::Plain);
-    let (mut read, mut seen, mut is_plain) = ([0; READ], 0, true);
+    let mut acceptor = Acceptor::new(Random::draw(PAD, fastrand::fill), methods, Method::Plain);
+    let mut read = [0; READ];
     let established = loop {
         let count = stream.read(&mut read).await?;
         if count == 0 {
             return Err(Refused::Closed);
         }
-        let rest = &PROTOCOL[seen.min(PROTOCOL.len())..];
-        is_plain &= read[..count].iter().zip(rest).all(|(byte, plain)| byte == plain);
-        seen += count;
         let mut answer = Vec::new();
-        let step = if is_plain {
+        let step = if acceptor.stays_plain(&read[..count]) {
             acceptor.receive(&read[..count], &mut answer, |_| None)
         } else {
             let unseal = move |catalogue: &Catalogue| {
@@ -132,21 +129,12 @@ pub(crate) async fn accept(
     // handshake is on its way, it does not take its own v1 hash back.
     let takes_v2 = handshake.reserved.contains(Reserved::V2);
     let swarm = node.swarm(handshake.info_hash, takes_v2).await?.ok_or(Refused::Unknown)?;
-    let reserved = Reserved::EXTENSION | Reserved::FAST | Reserved::V2;
-    let ours = Handshake { reserved, info_hash: swarm.info_hash, peer_id: node.peer_id };
+    let ours = Handshake { reserved: Reserved::OURS, info_hash: swarm.info_hash, peer_id: node.peer_id };
     let mut words = ours.encode();
     outgoing.apply(&mut words);
     stream.write_all(&words).await?;
     let rest = received.split_off(HANDSHAKE_LENGTH);
     Ok(Greeted { swarm, handshake, incoming, outgoing, rest })
-}
-
-fn random() -> Random {
-    let mut private_key = [0; 20];
-    fastrand::fill(&mut private_key);
-    let mut pad = vec![0; fastrand::usize(..=PAD)];
-    fastrand::fill(&mut pad);
-    Random { private_key, pad, sealed_pad: fastrand::usize(..=PAD) }
 }
 
 #[cfg(test)]
@@ -175,7 +163,8 @@ mod tests {
 
         let (mut ours, mut theirs) = duplex(4096);
         let mut words = Vec::new();
-        let mut peer = Initiator::start(random(), info_hash, Methods::RC4, hello, &mut words).unwrap();
+        let random = Random::draw(PAD, fastrand::fill);
+        let mut peer = Initiator::start(random, info_hash, Methods::RC4, hello, &mut words).unwrap();
         theirs.write_all(&words).await.unwrap();
         let mut accepting = pin!(accept(&node, &mut ours));
         let mut idle = Context::from_waker(Waker::noop());

@@ -10,7 +10,7 @@ use skerry_core::api::Demand;
 use skerry_core::bucket::Bucket;
 use skerry_store::{Catalogue, StoreError};
 use skerry_wire::InfoHash;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use crate::choke::ROUND;
 use crate::config::SuperPeerConfig;
@@ -61,7 +61,6 @@ pub(crate) struct Node {
     incomplete: Mutex<Vec<Weak<Swarm>>>,
     /// Hears what peers ask for.
     pub(crate) demand: OnceLock<Arc<dyn Demand>>,
-    changes: watch::Receiver<u64>,
 }
 
 impl Node {
@@ -78,7 +77,6 @@ impl Node {
             }),
             rate: Bucket::new(config.rate_bytes),
             memory: Memory::new(config.memory_bytes),
-            changes: catalogue.changes(),
             config,
             catalogue,
             metrics,
@@ -117,13 +115,12 @@ impl Node {
     }
 
     fn known(&self, info_hash: &[u8; 20]) -> Option<Arc<Swarm>> {
-        let change = *self.changes.borrow();
         let swarm = self.swarms.lock().get(info_hash).and_then(Weak::upgrade);
-        swarm.filter(|swarm| swarm.is_current(change))
+        swarm.filter(|swarm| swarm.is_current(&self.catalogue))
     }
 
     fn open(&self, info_hash: [u8; 20], takes_v2: bool) -> Result<Option<Arc<Swarm>>, StoreError> {
-        let change = *self.changes.borrow();
+        let (seen, _) = self.catalogue.changed_since(None);
         let Some(torrent) = self.catalogue.torrent(&info_hash)? else { return Ok(None) };
         let second = torrent.metainfo.info().hash_v2().filter(|_| takes_v2);
         let info_hash = second.map_or(info_hash, |hash| InfoHash::V2(hash).wire());
@@ -131,11 +128,11 @@ impl Node {
         if let Some(swarm) = self.known(&info_hash) {
             return Ok(Some(swarm));
         }
-        let opened = Swarm::open(info_hash, torrent, &self.catalogue, &self.config, change)?;
+        let opened = Swarm::open(info_hash, torrent, &self.catalogue, &self.config, seen)?;
         let Some(opened) = opened else { return Ok(None) };
         let mut swarms = self.swarms.lock();
         let other = swarms.get(&info_hash).and_then(Weak::upgrade);
-        if let Some(swarm) = other.filter(|swarm| swarm.is_current(change)) {
+        if let Some(swarm) = other.filter(|swarm| swarm.is_current(&self.catalogue)) {
             return Ok(Some(swarm));
         }
         swarms.retain(|_, swarm| swarm.strong_count() > 0);
@@ -305,12 +302,8 @@ pub(crate) mod tests {
     /// Length of a chunk of [`holding`], bytes.
     pub(crate) const CHUNK: usize = 1 << 18;
 
-    /// A node without a memory tier that holds `content`, and the info-hash of its v2 torrent, whose pieces
-    /// are chunks.
-    pub(crate) fn holding(folder: &Path, config: SuperPeerConfig, content: &[u8]) -> (Arc<Node>, [u8; 20]) {
-        let registry = Registry::new();
-        let store = StoreConfig { memory_tier_bytes: 0, reserve_bytes: 0, ..StoreConfig::default() };
-        let catalogue = Catalogue::open(Store::open(folder, &store, &registry).unwrap()).unwrap();
+    /// Puts `content` on record, which can be fetched again.
+    fn hold(catalogue: &Catalogue, name: &str, content: &[u8]) -> Arc<Held> {
         let (mut ingest, mut generations) = (Ingest::new(CHUNK as u32), Vec::new());
         for chunk in content.chunks(CHUNK) {
             let id = ingest.push(chunk);
@@ -320,14 +313,24 @@ pub(crate) mod tests {
         let held = catalogue.add(Held {
             resource: ingest.finish(),
             generations,
-            name: "film".into(),
+            name: name.into(),
             media_type: String::new(),
             // What can be fetched again counts as held.
-            from: Some(CameFrom { site: "default".into(), target: "/film".into() }),
+            from: Some(CameFrom { site: "default".into(), target: format!("/{name}") }),
             pin: None,
             added_ms: 0,
         });
-        let torrent = catalogue.add_torrent_of(&held.unwrap(), Kind::V2).unwrap();
+        held.unwrap()
+    }
+
+    /// A node without a memory tier that holds `content`, and the info-hash of its v2 torrent, whose pieces
+    /// are chunks.
+    pub(crate) fn holding(folder: &Path, config: SuperPeerConfig, content: &[u8]) -> (Arc<Node>, [u8; 20]) {
+        let registry = Registry::new();
+        let store = StoreConfig { memory_tier_bytes: 0, reserve_bytes: 0, ..StoreConfig::default() };
+        let catalogue = Catalogue::open(Store::open(folder, &store, &registry).unwrap()).unwrap();
+        let held = hold(&catalogue, "film", content);
+        let torrent = catalogue.add_torrent_of(&held, Kind::V2).unwrap();
         let info_hash = InfoHash::V2(torrent.metainfo.info().hash_v2().unwrap()).wire();
         (Node::new(config, catalogue, Metrics::new(&registry).unwrap()), info_hash)
     }
@@ -335,5 +338,30 @@ pub(crate) mod tests {
     /// All turns at encrypted handshakes.
     pub(crate) fn all_unsealing(node: &Node) -> OwnedSemaphorePermit {
         node.unsealing.clone().try_acquire_many_owned(UNSEALING as u32).unwrap()
+    }
+
+    #[test]
+    fn an_idle_swarm_is_opened_again_when_its_own_records_have_changed_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, info_hash) = holding(folder.path(), SuperPeerConfig::default(), &[7; 1000]);
+        let open = || node.open(info_hash, false).unwrap();
+        let swarm = open().unwrap();
+        assert!(swarm.is_current(&node.catalogue));
+
+        let other = hold(&node.catalogue, "other", &[8; 1000]);
+        let others = node.catalogue.add_torrent_of(&other, Kind::Hybrid).unwrap();
+        let its_hash = others.metainfo.info().hashes().next().unwrap().wire();
+        assert!(node.catalogue.remove_torrent(&its_hash).unwrap());
+        assert!(Arc::ptr_eq(&swarm, &open().unwrap()), "nothing of it has changed");
+
+        // The same once more, which may be kept elsewhere by now.
+        hold(&node.catalogue, "film", &[7; 1000]);
+        assert!(!swarm.is_current(&node.catalogue));
+        let again = open().unwrap();
+        assert!(!Arc::ptr_eq(&swarm, &again) && again.is_current(&node.catalogue));
+
+        assert!(node.catalogue.remove_torrent(&info_hash).unwrap());
+        assert!(!again.is_current(&node.catalogue));
+        assert!(open().is_none());
     }
 }

@@ -3,15 +3,16 @@
 mod hashes;
 mod withdrawn;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 use skerry_core::bucket::Bucket;
-use skerry_store::catalogue::Torrent;
-use skerry_store::{Catalogue, Held, StoreError};
+use skerry_store::catalogue::{Changed, Torrent};
+use skerry_store::{Catalogue, ChunkId, Held, StoreError};
 use skerry_wire::Sha256Hash;
 use skerry_wire::merkle::Tree;
 use skerry_wire::metainfo::Layout;
@@ -39,8 +40,9 @@ pub(crate) struct Swarm {
     files: Vec<Option<Arc<Held>>>,
     /// Length of their longest chunk, bytes.
     pub(crate) longest_chunk: usize,
-    /// The catalogue's count of changes when they were looked up.
-    change: u64,
+    /// The catalogue's count of changes up to which there was none of this torrent or its files since they
+    /// were looked up.
+    seen: AtomicU64,
     have: RwLock<Bitfield>,
     /// Pieces that could not be given; locked before `have`. Each connection knows how many of the changes
     /// it has told.
@@ -78,13 +80,14 @@ pub(crate) enum Place {
 
 impl Swarm {
     /// A swarm of a torrent whose content is in `catalogue`; `None` when nothing of it is held. What can
-    /// be fetched again counts as held, if it is to be. `change` is the catalogue's count. Blocks.
+    /// be fetched again counts as held, if it is to be. `seen` is the catalogue's count of changes before
+    /// `torrent` was looked up. Blocks.
     pub(crate) fn open(
         info_hash: [u8; 20],
         torrent: Arc<Torrent>,
         catalogue: &Catalogue,
         config: &SuperPeerConfig,
-        change: u64,
+        seen: u64,
     ) -> Result<Option<Arc<Self>>, StoreError> {
         let info = torrent.metainfo.info();
         let is_v2 = info.hash_v1().is_none_or(|hash| hash.0 != info_hash);
@@ -120,7 +123,7 @@ impl Swarm {
             is_v2,
             files,
             longest_chunk,
-            change,
+            seen: AtomicU64::new(seen),
             withdrawn: Mutex::new(Withdrawn::new(have.pieces())),
             have: RwLock::new(have),
             members: Mutex::default(),
@@ -153,8 +156,29 @@ impl Swarm {
 
     /// Whether a new peer can join: something is left to serve, and nothing says that there may be other
     /// things by now. While there are peers, what they were told stands.
-    pub(crate) fn is_current(&self, change: u64) -> bool {
-        self.have.read().count() > 0 && (self.change == change || self.len() > 0)
+    pub(crate) fn is_current(&self, catalogue: &Catalogue) -> bool {
+        self.have.read().count() > 0 && (self.len() > 0 || self.is_unchanged(catalogue))
+    }
+
+    /// Whether the records of the torrent and of its files are those that were looked up, as far as changes are
+    /// remembered.
+    fn is_unchanged(&self, catalogue: &Catalogue) -> bool {
+        let (count, changed) = catalogue.changed_since(Some(self.seen.load(Relaxed)));
+        let Some(changed) = changed else { return false };
+        let info = self.torrent.metainfo.info();
+        let mut resources: HashSet<ChunkId> = HashSet::new();
+        for change in changed {
+            match change {
+                Changed::Torrent(named) if info.hashes().any(|hash| hash.wire() == named) => return false,
+                Changed::Torrent(_) => {}
+                Changed::Resource(id) => _ = resources.insert(id),
+            }
+        }
+        if !resources.is_empty() && self.torrent.files.iter().flatten().any(|id| resources.contains(id)) {
+            return false;
+        }
+        self.seen.fetch_max(count, Relaxed);
+        true
     }
 
     /// Whether this is a hybrid torrent by its v1 hash.

@@ -140,6 +140,18 @@ pub struct Random {
 }
 
 impl Random {
+    /// Out of a generator that fills buffers, with pads of at most `longest` bytes.
+    pub fn draw(longest: u16, mut fill: impl FnMut(&mut [u8])) -> Self {
+        let (mut private_key, mut lengths) = ([0; 20], [0; 8]);
+        fill(&mut private_key);
+        fill(&mut lengths);
+        let [a, b, c, d, lengths @ ..] = lengths;
+        let length = |bytes| (u32::from_le_bytes(bytes) % (u32::from(longest) + 1)) as usize;
+        let mut pad = vec![0; length([a, b, c, d])];
+        fill(&mut pad);
+        Self { private_key, pad, sealed_pad: length(lengths) }
+    }
+
     /// Appends the public key and the pad after it.
     fn put(&self, output: &mut Vec<u8>) {
         output.extend(dh::public_key(&self.private_key));

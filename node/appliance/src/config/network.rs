@@ -23,7 +23,7 @@ const MTU: std::ops::RangeInclusive<u32> = 1280..=9216;
 
 /// How interfaces are written, to stand below the printed `[network]`.
 pub const INTERFACES_SAMPLE: &str = "\
-# A table for every network card that is used. Without any, every card asks DHCP.
+# A table for every network card that is used; the others stay off. Without any table, every card asks DHCP.
 # [[network.interfaces]]
 # name = \"enp1s0\"
 # mac = \"\"

@@ -13,13 +13,15 @@ pub struct NodeTable {
     pub name: String,
     /// Folder of everything durable.
     pub data_dir: PathBuf,
+    /// Threads that serve; 0 is one for every processor.
+    pub workers: usize,
     /// How long running bodies may take to finish when it is told to stop.
     pub drain_seconds: u64,
 }
 
 impl Default for NodeTable {
     fn default() -> Self {
-        Self { name: "skerry".into(), data_dir: "/var/lib/skerry".into(), drain_seconds: 30 }
+        Self { name: "skerry".into(), data_dir: "/var/lib/skerry".into(), workers: 0, drain_seconds: 30 }
     }
 }
 

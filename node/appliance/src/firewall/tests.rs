@@ -60,7 +60,7 @@ fn kind(address: IpAddr) -> String {
 
 #[test]
 fn a_fleet_node_has_these_rules() {
-    assert_eq!(ruleset(&settings(FLEET), Users { node: Some(994) }), include_str!("fleet.nft"));
+    assert_eq!(ruleset(&settings(FLEET), Users { node: Some(994) }, None), include_str!("fleet.nft"));
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn exactly_the_listeners_are_let_in() {
             ));
         }
         let settings = settings(&text);
-        let rules = ruleset(&settings, Users::default());
+        let rules = ruleset(&settings, Users::default(), None);
         let expected = |tcp: bool| -> BTreeSet<_> {
             let listeners = settings.listeners().into_iter();
             listeners
@@ -105,7 +105,7 @@ fn exactly_the_listeners_are_let_in() {
 #[test]
 fn only_what_is_configured_is_reached() {
     let line = |text: &str, of: &str| -> Option<String> {
-        let rules = ruleset(&settings(text), Users { node: Some(994) });
+        let rules = ruleset(&settings(text), Users { node: Some(994) }, None);
         rules.lines().map(str::trim).find(|line| line.starts_with(of)).map(str::to_owned)
     };
     let node = "meta skuid 994 tcp dport";
@@ -121,6 +121,9 @@ fn only_what_is_configured_is_reached() {
     let update = "update.source = \"https://updates.example:8444/\"\n";
     assert_eq!(line(update, "meta skuid 0").as_deref(), Some("meta skuid 0 tcp dport { 8444 } accept"));
     assert_eq!(line(update, "meta skuid 994 meta"), None);
+    // A box that has a configuration and a token reaches the control node that the token is for.
+    let enrols = ruleset(&settings(update), Users::default(), Some(9443));
+    assert!(enrols.contains("meta skuid 0 tcp dport { 8444, 9443 } accept\n"), "{enrols}");
     let peers = "superpeer.enabled = true\n";
     assert!(line(peers, "meta skuid 994 meta l4proto { tcp, udp } th dport 1024-65535").is_some());
 }
@@ -129,18 +132,21 @@ fn only_what_is_configured_is_reached() {
 fn limits_can_be_switched_off_and_bring_no_empty_set() {
     let off = "max_connections_per_second = 0\nmax_datagrams_per_second = 0\ninbound_ports";
     let text = FLEET.replace("inbound_ports", off);
-    let rules = ruleset(&settings(&text), Users::default());
+    let rules = ruleset(&settings(&text), Users::default(), None);
     assert!(
         !rules.contains("limit rate over") && !rules.contains("set new4") && !rules.contains("beginning")
     );
     assert!(rules.contains("udp dport { 6882, 6969 } notrack accept\n"), "{rules}");
     // Without uTP, a tracker or the DHT there is nothing that is not tracked.
-    let plain = ruleset(&settings("public.listen = [\"0.0.0.0:80\"]"), Users::default());
+    let plain = ruleset(&settings("public.listen = [\"0.0.0.0:80\"]"), Users::default(), None);
     assert!(
         !plain.contains("notrack") && !plain.contains("datagrams") && plain.contains("ct count over 2500")
     );
     assert!(!plain.contains("igmp"));
-    let few =
-        ruleset(&settings("public.listen = [\"0.0.0.0:80\"]\npublic.max_connections = 8"), Users::default());
+    let few = ruleset(
+        &settings("public.listen = [\"0.0.0.0:80\"]\npublic.max_connections = 8"),
+        Users::default(),
+        None,
+    );
     assert!(few.contains("ct count over 256 "));
 }

@@ -100,6 +100,17 @@ fn each_of_several_uplinks_has_a_table_of_its_own() {
 }
 
 #[test]
+fn a_card_that_nobody_named_stays_off() {
+    let files = made("[[network.interfaces]]\nname = \"zz\"\n");
+    let others = "[Match]\nType=ether\nKind=!*\n\n[Link]\nActivationPolicy=always-down\n";
+    assert_eq!(file(&files, "network/20-skerry-others.network"), others);
+    // networkd takes the first file by name that fits a card; the last one is the image's own.
+    let named = files[1].path.to_str().unwrap();
+    assert!(named < OTHERS && OTHERS < "systemd/network/80-wired.network", "{named}");
+    assert!(made("").iter().all(|file| file.path != Path::new(OTHERS)));
+}
+
+#[test]
 fn what_is_configured_is_not_taken_from_dhcp() {
     let files = made("[network]\ndns = [\"192.0.2.53\"]\nntp = [\"192.0.2.123\"]\n");
     let any = file(&files, "network/10-skerry-any.network");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::chown;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine;
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::{Offer, Record, digest, fleet_path, install, make_folders, offered_path, offers};
 use crate::layout::{Layout, MOST_CONFIG};
 use crate::status::{self, Wrong};
-use crate::{files, process};
+use crate::{files, firewall, process};
 
 /// How long `skerry node enrol` may take.
 const ENROL: Duration = Duration::from_secs(90);
@@ -42,11 +42,7 @@ pub fn enrol(layout: &Layout, credentials: Option<&Path>) -> io::Result<Enrolled
     make_folders(layout)?;
     let mut record = Record::read(layout);
     let offers = offers(layout, credentials);
-    let new = offers.iter().find_map(|offer| {
-        let token = offer.token.as_deref()?;
-        (digest(token.as_bytes()) != record.token).then_some((offer, token))
-    });
-    let Some((offer, token)) = new else {
+    let Some((offer, token)) = unused(&offers, &record) else {
         status::report(layout, "enrol", Vec::new())?;
         return Ok(Enrolled::NoToken);
     };
@@ -74,6 +70,34 @@ pub fn enrol(layout: &Layout, credentials: Option<&Path>) -> io::Result<Enrolled
     };
     status::report(layout, "enrol", vec![wrong])?;
     Ok(Enrolled::Failed)
+}
+
+/// The first token that the box was not enrolled with.
+fn unused<'a>(offers: &'a [Offer], record: &Record) -> Option<(&'a Offer, &'a str)> {
+    offers.iter().find_map(|offer| {
+        let token = offer.token.as_deref()?;
+        (digest(token.as_bytes()) != record.token).then_some((offer, token))
+    })
+}
+
+/// The port of the control node that an unused token is for, as the last look at the sources found it: what the
+/// packet filter lets the box reach besides what its configuration names.
+pub fn fleet_port(layout: &Layout) -> Option<u16> {
+    files::text(&fleet_port_path(layout), 16)?.trim().parse().ok()
+}
+
+/// Notes it.
+pub(super) fn note_fleet_port(layout: &Layout, offers: &[Offer]) -> io::Result<()> {
+    let unused = unused(offers, &Record::read(layout));
+    let port = unused.and_then(|(offer, _)| firewall::port_of(offer.fleet_url.as_deref()?));
+    match port {
+        Some(port) => files::replace(&fleet_port_path(layout), format!("{port}\n").as_bytes(), 0o644, None),
+        None => files::remove(&fleet_port_path(layout)),
+    }
+}
+
+fn fleet_port_path(layout: &Layout) -> PathBuf {
+    layout.runtime().join("fleet-port")
 }
 
 /// Runs `skerry node enrol`; gives the tables of a configuration that it printed.

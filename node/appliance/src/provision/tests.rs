@@ -220,7 +220,12 @@ fn a_token_makes_a_node_of_a_configured_box() {
     assert_eq!(this.enrol(), Enrolled::Failed);
     assert_eq!(this.wrong(), ["skerry.token (credential): has no skerry.fleet-url beside it"]);
     this.gives("skerry.fleet-url", "https://control:8443\n");
+    assert_eq!(fleet_port(&this.layout), None);
+    this.provision();
+    assert_eq!(fleet_port(&this.layout), Some(8443));
     assert_eq!(this.enrol(), Enrolled::Done);
+    this.provision();
+    assert_eq!(fleet_port(&this.layout), None);
     assert!(this.wrong().is_empty());
     let config: ::toml::Table = ::toml::from_str(&this.config().unwrap()).unwrap();
     assert_eq!(config["node"]["name"].as_str(), Some("edge-7"));

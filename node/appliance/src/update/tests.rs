@@ -125,6 +125,20 @@ fn a_version_that_failed_is_not_taken_again() {
 }
 
 #[test]
+fn an_older_version_that_was_chosen_in_the_boot_menu_runs_on() {
+    for (config, nothing) in [("", Outcome::Off), (SOURCE, Outcome::Current)] {
+        let this = Machine::new(config);
+        fs::write(this.layout.at("efi/EFI/Linux/skerry_3+9.efi"), "").unwrap();
+        assert_eq!(this.update(), Ok(nothing));
+    }
+    // One that nobody tried yet is taken all the same.
+    let this = Machine::new(SOURCE);
+    fs::write(this.layout.at("efi/EFI/Linux/skerry_3+9.efi"), "").unwrap();
+    this.offers("4");
+    assert_eq!(this.update(), Ok(Outcome::Reboot("4".into())));
+}
+
+#[test]
 fn what_goes_wrong_is_told() {
     let this = Machine::new(SOURCE);
     this.offers("3");

@@ -9,6 +9,7 @@ use skerry_wire::peer::extension::Extensions;
 use skerry_wire::peer::pex::{Contact, Pex};
 use skerry_wire::peer::{BLOCK, Message};
 
+use super::time::{SNUB, TREES};
 use super::*;
 use crate::piece::tests::{noise, split, torrent};
 use crate::seed::Seed;

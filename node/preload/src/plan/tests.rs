@@ -334,7 +334,7 @@ fn whatever_happens_the_bounds_hold() {
             for action in plan.next(now_ms, PLENTY) {
                 match action {
                     Action::Hold(item) => {
-                        assert!(limits.windows.open(now_ms));
+                        assert!(limits.windows.is_open(now_ms));
                         assert!(listed.iter().any(|other| other.path == item.path));
                         assert!(running.iter().all(|(other, _)| other.path != item.path));
                         running.push((item, 0));

@@ -5,18 +5,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow};
 use clap::Args;
 use hyper_rustls::ConfigBuilderExt;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
     AlertDescription, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
 };
+use skerry_core::tls::{PemFile, install_provider};
 use skerry_registry::identity;
 use tokio_rustls::TlsConnector;
 
@@ -73,7 +73,8 @@ impl Identity {
 impl Complete {
     /// Reads the files.
     pub(super) fn connector(&self) -> anyhow::Result<TlsConnector> {
-        skerry_core::tls::install_provider();
+        install_provider();
+        let roots = |ca: &Path| PemFile { path: ca, key: "--ca or $SKERRY_CA" }.roots();
         let builder = ClientConfig::builder();
         let builder = match (&self.ca, &self.node_name) {
             (None, _) => builder.with_native_roots().context("the system knows no authorities; give --ca")?,
@@ -84,32 +85,16 @@ impl Complete {
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
         };
-        let key = PrivateKeyDer::from_pem_file(&self.key)
-            .with_context(|| format!("cannot read the key {}", self.key.display()))?;
-        let chain = certificates(&self.certificate)?;
-        let mut tls = builder.with_client_auth_cert(chain, key).with_context(|| {
+        let chain = PemFile { path: &self.certificate, key: "--certificate or $SKERRY_CERTIFICATE" };
+        let key = PemFile { path: &self.key, key: "--key or $SKERRY_KEY" };
+        let tls = builder.with_client_auth_cert(chain.certificates()?, key.private_key()?);
+        let mut tls = tls.with_context(|| {
             let (certificate, key) = (self.certificate.display(), self.key.display());
             format!("the certificate {certificate} and the key {key} cannot be used together")
         })?;
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(TlsConnector::from(Arc::new(tls)))
     }
-}
-
-fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates = read.with_context(|| format!("cannot read the certificate {}", path.display()))?;
-    ensure!(!certificates.is_empty(), "{} holds no certificate in PEM", path.display());
-    Ok(certificates)
-}
-
-fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        let added = roots.add(certificate);
-        added.with_context(|| format!("{} holds no authority's certificate", path.display()))?;
-    }
-    Ok(roots)
 }
 
 /// What a failed exchange means, when the node ended it with an alert: as a rule it does not take the certificate,
@@ -143,7 +128,7 @@ fn alert(error: &(dyn Error + 'static)) -> Option<AlertDescription> {
 #[derive(Debug)]
 struct OfNode {
     id: String,
-    roots: RootCertStore,
+    roots: Arc<RootCertStore>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -193,6 +178,7 @@ impl ServerCertVerifier for OfNode {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::pem::PemObject;
     use skerry_registry::ca::{Authority, NewKey, Request, Subject};
     use skerry_registry::clock::wall_ms;
 
@@ -261,7 +247,7 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add(chain(&one, "edge-7").remove(1)).unwrap();
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = OfNode { id: "edge-7".into(), roots, provider };
+        let verifier = OfNode { id: "edge-7".into(), roots: Arc::new(roots), provider };
         let believes = |chain: Vec<CertificateDer<'static>>| {
             let name = ServerName::try_from("192.0.2.7").unwrap();
             verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], UnixTime::now()).is_ok()

@@ -14,7 +14,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
 use clap::Args;
 use http::{Request, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper_rustls::ConfigBuilderExt;
 use hyper_util::rt::TokioIo;
 use rustls::client::WebPkiServerVerifier;
@@ -24,6 +24,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use serde_json::Value;
 use skerry_appliance::provision::fill;
+use skerry_core::body;
 use skerry_registry::ca::{self, CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY, NewKey};
 use skerry_registry::message::{EnrolAnswer, EnrolRequest};
 use skerry_registry::{hex, identity};
@@ -222,8 +223,8 @@ impl Enrol {
             .body(Full::new(body))?;
         let response = sender.send_request(request).await.with_context(failed)?;
         let status = response.status();
-        match Limited::new(response.into_body(), LARGEST).collect().await {
-            Ok(body) => Ok((status, body.to_bytes())),
+        match body::whole(response.into_body(), LARGEST).await {
+            Ok(body) => Ok((status, body)),
             Err(error) => bail!("{authority} broke off its answer: {error}"),
         }
     }

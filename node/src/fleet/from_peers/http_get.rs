@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use skerry_core::role::BoxFuture;
-use skerry_core::tls;
+use skerry_core::{body, tls};
 use skerry_download::HttpGet;
 
 /// Longest answer of a tracker that is read, bytes, and longest wait for it.
@@ -49,8 +49,7 @@ impl HttpGet for Http {
             if answer.status() != StatusCode::OK {
                 return Err(format!("it answers {}", answer.status()));
             }
-            let body = Limited::new(answer.into_body(), MOST_ANSWER).collect().await;
-            Ok(body.map_err(|error| error.to_string())?.to_bytes())
+            body::whole(answer.into_body(), MOST_ANSWER).await.map_err(|error| error.to_string())
         };
         Box::pin(async move {
             tokio::time::timeout(ANSWER, fetch).await.unwrap_or_else(|_| Err("it does not answer".into()))

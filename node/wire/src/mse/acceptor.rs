@@ -57,6 +57,12 @@ impl Acceptor {
         Self { random, allowed, preferred, state: State::Key, buffer: Vec::new() }
     }
 
+    /// Whether with `input` it is still a plain handshake that comes: nothing is to be computed or looked up
+    /// to receive it.
+    pub fn stays_plain(&self, input: &[u8]) -> bool {
+        matches!(self.state, State::Key) && is_plain(self.buffer.iter().chain(input))
+    }
+
     /// Takes what came, appends to `output` what is to be sent, and tells when the exchange is over.
     ///
     /// `torrent` is asked once for the info-hash that has this [`req2`](super::req2). A plain
@@ -131,9 +137,8 @@ impl Acceptor {
     }
 
     fn key(&mut self, output: &mut Vec<u8>) -> Result<Step, Error> {
-        let seen = self.buffer.len().min(PROTOCOL.len());
-        if self.buffer[..seen] == PROTOCOL[..seen] {
-            if seen < PROTOCOL.len() {
+        if is_plain(self.buffer.iter()) {
+            if self.buffer.len() < PROTOCOL.len() {
                 return Ok(Step::Wait(State::Key));
             }
             return Ok(Step::Done(Established {
@@ -186,4 +191,9 @@ impl Acceptor {
         let choice = [self.preferred, Method::Rc4, Method::Plain];
         choice.into_iter().find(|method| common.contains(*method)).ok_or(Error::Method { theirs })
     }
+}
+
+/// Whether a plain handshake may begin so.
+fn is_plain<'a>(bytes: impl Iterator<Item = &'a u8>) -> bool {
+    bytes.zip(&PROTOCOL).all(|(byte, plain)| byte == plain)
 }

@@ -171,13 +171,50 @@ fn a_plain_handshake_is_recognised() {
         let mut acceptor = Acceptor::new(random(21, 0, 0), Methods::RC4, Method::Rc4);
         let mut output = Vec::new();
         let mut chunks = handshake.chunks(chunk);
-        let end = chunks.by_ref().find_map(|chunk| acceptor.receive(chunk, &mut output, torrent).unwrap());
+        let end = chunks.by_ref().find_map(|chunk| {
+            assert!(acceptor.stays_plain(chunk));
+            acceptor.receive(chunk, &mut output, torrent).unwrap()
+        });
         let mut end = end.unwrap();
         assert_eq!((end.info_hash, end.method), (None, Method::Plain));
         end.received.extend(chunks.flatten());
         assert_eq!(end.received, handshake);
         assert!(output.is_empty() && end.reading.is_plain() && end.writing.is_plain());
     }
+}
+
+#[test]
+fn what_is_no_plain_handshake_is_told_before_it_is_received() {
+    let mut acceptor = Acceptor::new(random(21, 0, 0), Methods::ANY, Method::Rc4);
+    let mut output = Vec::new();
+    let (first, rest) = PROTOCOL.split_at(7);
+    assert!(acceptor.stays_plain(first) && !acceptor.stays_plain(rest));
+    assert!(acceptor.receive(first, &mut output, torrent).unwrap().is_none());
+    assert!(acceptor.stays_plain(rest) && !acceptor.stays_plain(first));
+    // It is the beginning of a key.
+    assert!(acceptor.receive(&[1], &mut output, torrent).unwrap().is_none());
+    assert!(!acceptor.stays_plain(b""));
+    assert!(acceptor.receive(&[1; KEY - 8], &mut output, torrent).unwrap().is_none());
+    assert!(output.len() >= KEY && !acceptor.stays_plain(&PROTOCOL));
+}
+
+#[test]
+fn what_is_drawn_has_a_key_and_pads_within_their_bound() {
+    let mut number = 0;
+    let mut counting = |bytes: &mut [u8]| {
+        bytes.fill(number);
+        number += 1;
+    };
+    let drawn = Random::draw(0, &mut counting);
+    assert_eq!((drawn.private_key, drawn.pad.len(), drawn.sealed_pad), ([0; 20], 0, 0));
+    let mut lengths = Vec::new();
+    for _ in 0..20 {
+        let drawn = Random::draw(64, &mut counting);
+        assert!(drawn.pad.len() <= 64 && drawn.sealed_pad <= 64);
+        lengths.push(drawn.pad.len());
+    }
+    lengths.dedup();
+    assert!(lengths.len() > 1, "they are as random as what they are drawn from");
 }
 
 /// What B says to bytes that A sends after its key, and to those before.

@@ -70,6 +70,8 @@ impl Reserved {
     pub const DHT: Self = Self(1);
     /// BitTorrent v2 (BEP 52): a handshake for a v1 info-hash may be answered with the v2 one.
     pub const V2: Self = Self(1 << 4);
+    /// What this side supports.
+    pub const OURS: Self = Self(Self::EXTENSION.0 | Self::FAST.0 | Self::V2.0);
 
     /// Whether all of `features` are there.
     pub const fn contains(self, features: Self) -> bool {

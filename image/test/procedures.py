@@ -1,0 +1,495 @@
+"""What the operator's manual tells to do by hand, done as it is written there: flash and provision a disk, enrol by a
+token, reset, replace a disk, get a box up again."""
+
+import json
+import os
+import re
+import shutil
+import stat
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+from bench import BOOT, CONFIG, LUKS, expect, get, kept, last_screen, machine_shown, plugged, served, up
+from booting import EXT4
+from machine import MACS, Failed, Machine, free_port
+from updating import until_runs, updated
+from watching import skerry
+
+# What is printed on the disk that is flashed.
+SERIAL = "4C530001230712"
+NETWORK = f"""[network]
+hostname = "edge-7"
+
+[[network.interfaces]]
+mac = "{MACS[0]}"
+addresses = ["10.0.2.15/24", "10.0.2.77/24"]
+"""
+# A live system: the image's kernel and initrd, with a shell in place of what the initrd does.
+LIVE = """#!/live/busybox sh
+export PATH=/live/bin:/usr/sbin:/usr/bin
+/live/busybox mkdir -p /live/bin /mnt /tmp
+/live/busybox mount -t proc proc /proc
+/live/busybox --install -s /live/bin
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+for module in virtio_blk xhci_pci usb_storage sd_mod vfat; do /usr/sbin/modprobe $module; done
+until [ -b /dev/vda ] && [ -b /dev/sda ]; do sleep 1; done
+mount -t vfat -o ro /dev/vda /mnt
+exec </dev/hvc0 >/dev/hvc0 2>&1
+echo 'the live system is up' >/dev/ttyS0
+exec sh
+"""
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+
+# What a control node hands out with a token: the name comes with the certificate.
+MEMBER = CONFIG.replace('name = "box-under-test"\n', "") + """
+[[registry.links]]
+name = "north"
+url = "http://10.0.2.15"
+"""
+ID = "edge-7"
+HOST = "10.0.2.100"
+CONTROL = """
+[node]
+name = "control-1"
+data_dir = "{folder}/data"
+[public]
+listen = ["127.0.0.1:0"]
+tls_listen = ["127.0.0.1:{tls}"]
+tls_certificate_file = "{folder}/ca/node.pem"
+tls_key_file = "{folder}/ca/node.key"
+tls_client_ca_file = "{folder}/ca/ca.pem"
+[admin]
+listen = "127.0.0.1:{admin}"
+[registry]
+control = true
+ca_file = "{folder}/ca/ca.pem"
+ca_key_file = "{folder}/ca/ca.key"
+certificate_file = "{folder}/ca/node.pem"
+[sites.default]
+origin = "http://127.0.0.1:{origin}"
+"""
+
+# As a terminal sends the key.
+DOWN = b"\x1b[B"
+
+
+def flash(bench):
+    """From a live system: the release is checked, disks are listed, the wrong one is refused, the right one is written,
+    read back and provisioned. A box with that disk boots, and needs nothing else."""
+    image = bench.image().resolve()
+    release = image.parent
+    keys = Path(os.environ.get("KEYS", bench.out.parent / "keys")).resolve()
+    sums = release / "SHA256SUMS"
+    bench.tool("gpgv", "--keyring", keys / "update.gpg", f"{sums}.gpg", sums, see=(keys, release))
+    box = bench.machine("flashed")
+    box.new_board()
+    box.new_disk()
+    texts = {"fleet.toml": CONFIG, "edge-7.toml": NETWORK}
+    source = written(bench, "source", texts, {image.name: image, sums.name: sums}, label="SOURCE")
+    live = bench.machine("live", tpm=False)
+    live.new_board()
+    live.disk = source
+    kernel, initrd = live_system(bench)
+    live.start(options=[
+        "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0,115200 rdinit=/live/init panic=-1",
+        "-drive", f"if=none,id=target,format=raw,file={box.disk}",
+        "-device", f"usb-storage,drive=target,serial={SERIAL}",
+    ])  # fmt: skip
+    live.until_said("the live system is up", BOOT)
+    bench.done("a live system, with the release on one disk and an empty one on USB")
+
+    order = f"skerry image flash --image /mnt/{image.name}"
+    said = tried(live, order, code=2)
+    expect(re.search(rf"/dev/sda +8\.0 GiB .*{SERIAL} +can be taken out", said), f"the disk is not listed:\n{said}")
+    expect("vda is in use: mounted at /mnt" in said, f"a disk is listed as free that is not:\n{said}")
+    said = tried(live, f"{order} --disk /dev/vda", code=1)
+    expect("is not written to: vda is in use" in said, f"a disk that is mounted:\n{said}")
+    said = tried(live, f"{order} --disk /dev/sda", code=1, answer="5D530001230712\n")
+    expect(f"Write {SERIAL} to go on" in said and "nothing was erased" in said, f"another serial number:\n{said}")
+    tried(live, f"mkdir /tmp/other && ln -s /mnt/{image.name} /tmp/other/ && "
+                f"printf '%064d  {image.name}\\n' 0 >/tmp/other/SHA256SUMS")  # fmt: skip
+    other = order.replace("/mnt/", "/tmp/other/")
+    said = tried(live, f"{other} --disk /dev/sda --yes-erase {SERIAL}", 600, code=3)
+    expect("nothing was erased" in said, f"another checksum:\n{said}")
+    expect(box.disk.stat().st_blocks == 0, "something was written")
+    bench.done("disks are listed; one in use, another serial number and another checksum are refused")
+
+    said = tried(live, f"{order} --disk /dev/sda", 600, answer=f"{SERIAL}\n")
+    expect(re.search(r"iB of .*iB/s, .* left", said), f"no progress is shown:\n{said}")
+    expect("written and read back" in said and "as SHA256SUMS says" in said, f"it was not verified:\n{said}")
+    same = subprocess.run(["cmp", "-n", str(image.stat().st_size), image, box.disk], stdout=subprocess.DEVNULL)
+    expect(same.returncode == 0, "the disk has not what the image has")
+    bench.done("written, with progress, and read back")
+    said = tried(live, f"blockdev --rereadpt /dev/sda && {order} --disk /dev/sda1", code=1)
+    expect("name the whole disk, /dev/sda" in said, f"a partition:\n{said}")
+    said = tried(live, "skerry image provision --disk /dev/sda --config /mnt/fleet.toml --network /mnt/edge-7.toml")
+    expect("done, and read back" in said, f"the configuration was not written:\n{said}")
+    tried(live, "sync")
+    live.kill()
+
+    bench.start(box, config=None)
+    bench.ready(box)
+    until_shown(box, "addresses 10.0.2.15 10.0.2.77", 60)
+    until_shown(box, "wrong nothing", 60)
+    served(bench, box)
+    expect(bench.begins(box, "skerry-var", LUKS), "the data is not encrypted")
+
+
+def enrol_and_replace_disk(bench):
+    """A token on a stick makes a box a node of a fleet, as soon as the control node answers. With a new disk that has a
+    token for the same id it is that node again; the old one stays locked in another box."""
+    control = Control(bench)
+    try:
+        box = enrol(bench, control)
+        replace_disk(bench, control, box)
+    finally:
+        control.stop()
+
+
+def enrol(bench, control):
+    stick = bench.stick("enrol.img", {})
+    skerry("image", "provision", "--disk", stick, *control.token())
+    control.stop()
+    box = bench.box("enrolled")
+    bench.start(box, config=None, reach=control.reach, options=plugged(stick))
+    until_shown(box, "WRONG enrol: skerry.token (stick sda): cannot enrol")
+    expect(get(box)[0] == 0, "a box without a configuration serves")
+    bench.done("no control node answers, and the screen says so")
+    control.start()
+    until_shown(box, "ready and serving, the control node answers")
+    bench.done("it is a node of its fleet")
+    until_shown(box, "wrong nothing", 60)
+    control.hears(box, bench.version)
+    served(bench, box)
+    return box
+
+
+def replace_disk(bench, control, box):
+    before = machine_shown(box)
+    box.off()
+    control.until_silent()
+    # 1 and 2 of the manual; the disk is an image at first.
+    token = control.token()
+    elsewhere = bench.copy(box, "elsewhere")
+    box.new_disk()
+    skerry("image", "flash", "--image", bench.image(), "--disk", box.disk, "--yes-erase", box.disk)
+    skerry("image", "provision", "--disk", box.disk, "--config", control.member, *token)
+    bench.start(box, config=None, reach=control.reach)
+    until_shown(box, "ready and serving, the control node answers")
+    bench.done("a new disk, and the same node")
+    until_shown(box, "wrong nothing", 60)
+    control.hears(box, bench.version)
+    expect(machine_shown(box) != before, "the machine id outlived its disk")
+    refilled(bench, box)
+    box.kill()
+
+    elsewhere.new_board()
+    bench.start(elsewhere, config=None)
+    stays_locked(bench, elsewhere)
+    elsewhere.kill()
+
+
+def factory_reset(bench):
+    """A stick with the machine id resets a box: one with a configuration at its next boot, one without at once. All
+    that it had is lost but its versions; it is another machine, and a stick provisions it."""
+    base = bench.provisioned()
+    box = bench.copy(base, "reset")
+    before, volume = machine_shown(base), var_header(bench, box)
+    asks = written(bench, "reset", {"skerry.factory-reset": f"{before}\n"})
+    bench.start(box, config=None, options=plugged(asks))
+    second = other_machine(box, before)
+    until_shown(box, "health waits for its configuration", 60)
+    expect(get(box)[0] == 0, "it serves")
+    again = var_header(bench, box)
+    expect(again.startswith(LUKS) and again != volume, "the encrypted volume is the one that was there")
+    bench.done("reset at a boot: another machine, which waits for its configuration; the stick is still there")
+    box.plug("again", written(bench, "reset-again", {"skerry.factory-reset": f"{second}\n"}))
+    other_machine(box, second)
+    until_shown(box, "health waits for its configuration", 60)
+    bench.done("and once more, without a configuration: at once")
+    box.plug("anew", written(bench, "reset-anew", {"skerry.toml": CONFIG}))
+    bench.ready(box)
+    refilled(bench, box)
+    expect(bench.entries(box) == bench.entries(base), "other versions are installed than before")
+
+
+def plain_var_refused(bench):
+    """Data that nothing encrypts, with a configuration that wants a TPM: where it came from does not matter, the node
+    does not start and the screen says why. A factory reset, on the spot, encrypts it."""
+    box = bench.box("unencrypted", tpm=False)
+    bench.start(box, CONFIG + '[box]\ndisk_encryption = "none"\n')
+    bench.ready(box)
+    served(bench, box)
+    expect(bench.begins(box, "skerry-var", EXT4, at=1080), "the data is not a plain file system")
+    before = machine_shown(box)
+    box.off()
+
+    wanted = CONFIG + '[box]\ndisk_encryption = "tpm2"\n'
+    rewrite(bench, box, "/lib/skerry-box/config/skerry.toml", wanted)
+    box.tpm = True
+    bench.start(box, config=None)
+    line = wanted.split("disk_encryption")[0].count("\n") + 1
+    until_shown(box, f"WRONG provision: skerry.toml, line {line}: `box.disk_encryption` wants more than there is")
+    until_shown(box, "though it has a TPM", 60)
+    until_shown(box, "health waits for its configuration", 60)
+    expect(get(box)[0] == 0, "it serves, and nothing encrypts its data")
+    bench.done("in a box with a TPM: the node does not start, and the screen says why")
+    asks = {"skerry.factory-reset": f"{before}\n", "skerry.toml": wanted}
+    box.plug("reset", written(bench, "unencrypted-reset", asks))
+    other_machine(box, before)
+    bench.ready(box)
+    expect(bench.begins(box, "skerry-var", LUKS), "the data is not encrypted after a reset")
+    refilled(bench, box)
+
+
+def disk_key(bench):
+    """Without a TPM skerry.disk-key opens the data at each boot, on another board too. With another key or none it
+    stays locked, the console says so, and nothing is lost."""
+    key = {"skerry.disk-key": "a key of the test"}
+    box = bench.box("disk-key", tpm=False)
+    bench.start(box, credentials=key)
+    bench.ready(box)
+    served(bench, box)
+    expect(bench.begins(box, "skerry-var", LUKS), "the data is not encrypted")
+    before, volume = machine_shown(box), var_header(bench, box)
+    box.off()
+
+    bench.start(box, config=None, credentials={"skerry.disk-key": "another key"})
+    stays_locked(bench, box)
+    box.kill()
+    # Minutes in which nothing happens; then what failed, 20 s to read it, and a reboot.
+    bench.start(box, config=None)
+    box.until("it gives up", lambda: re.search(r"TIME.*/dev/skerry/var", box.said()), BOOT)
+    bench.done("without a key: a wait for /dev/skerry/var, in vain")
+    box.until("it reboots", lambda: box.said().count("UEFI Secure Boot is enabled") > 1, 180)
+    expect(get(box)[0] == 0, "it serves without its data")
+    bench.done("and a reboot")
+    box.kill()
+    expect(var_header(bench, box) == volume, "the encrypted volume is another one")
+
+    box.new_board()
+    bench.start(box, config=None, credentials=key)
+    bench.ready(box)
+    kept(bench, box)
+    expect(machine_shown(box) == before, "it has another machine id with the same data")
+
+
+def recover(bench):
+    """The boot menu boots the older version once, and the next look for updates leads back. A wrong configuration is
+    shown, and the box runs on with its own. A version whose kernel image is taken off the boot partition is out of the
+    way, and the older one takes newer versions."""
+    box = bench.copy(updated(bench), "recovered")
+    bench.start(box, config=None, typed=True)
+    box.hold(b" ", "the boot menu is there", lambda: f"Skerry {bench.version}.2" in box.said(), BOOT)
+    box.type(DOWN + b"\r")
+    version = up(bench, box)
+    expect(version == bench.version, f"version {version} runs, and the older one was chosen")
+    bench.ready(box)
+    expect("went back" not in last_screen(box), "it says that a version failed")
+    kept(bench, box)
+    bench.done("the boot menu: the older version")
+    wrong = CONFIG.replace("[public]\n", "[public]\nlisten_on = 1\n")
+    box.plug("wrong", written(bench, "recover-wrong", {"skerry.toml": wrong}))
+    until_runs(bench, box, ".2")
+    bench.ready(box)
+    line = wrong.split("listen_on")[0].count("\n") + 1
+    until_shown(box, f"WRONG provision: skerry.toml (stick sda), line {line}: ", 60)
+    kept(bench, box)
+    bench.done("back to the newest by itself; a wrong configuration changes nothing")
+    box.off()
+
+    bad = [name for name in bench.entries(box) if name.startswith(f"skerry_{bench.version}.2")]
+    expect(len(bad) == 1, f"on the boot partition: {bench.entries(box)}")
+    bench.tool("mdel", "-i", f"{box.disk}@@1M", f"::/EFI/Linux/{bad[0]}")
+    bench.start(box, config=None)
+    version = up(bench, box)
+    expect(version == bench.version, f"version {version} runs, whose kernel image is gone")
+    bench.ready(box)
+    kept(bench, box)
+    box.plug("newer", bench.update_stick(".2"))
+    until_runs(bench, box, ".2")
+    bench.ready(box)
+    kept(bench, box)
+
+
+class Control:
+    """A control node on this machine."""
+
+    def __init__(self, bench):
+        self.folder = bench.work / "control"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        tls, self.admin = free_port(), free_port()
+        # Where a box finds it: its port, and ours.
+        self.reach = {8443: tls}
+        self.member = self.folder / "edge-7.toml"
+        self.member.write_text(MEMBER)
+        skerry("node", "ca-init", self.folder / "ca", "--control", "control-1", "--name", HOST)
+        config = CONTROL.format(folder=self.folder, tls=tls, admin=self.admin, origin=bench.origin.port)
+        (self.folder / "skerry.toml").write_text(config)
+        self.start()
+
+    def start(self):
+        served = self.folder / "data/listeners.json"
+        served.unlink(missing_ok=True)
+        with open(self.folder / "log", "ab") as log:
+            program = os.environ.get("SKERRY_BIN", "skerry")
+            self.process = subprocess.Popen([program, "run", "--config", self.folder / "skerry.toml"],
+                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # fmt: skip
+        Machine.running.add(self.process)
+        self.until("it serves", served.exists)
+
+    def stop(self):
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        Machine.running.discard(self.process)
+
+    def until(self, what, condition, seconds=60):
+        end = time.monotonic() + seconds
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise Failed(f"control node: {what}: not so; see {self.folder}/log")
+            time.sleep(0.5)
+
+    def ask(self, *arguments):
+        """What a command prints that asks this node."""
+        return skerry("node", *arguments, "--node", f"http://127.0.0.1:{self.admin}")
+
+    def token(self):
+        """A token for the box, as `skerry image provision` is told of it."""
+        said = self.ask("token", ID, "--region", "north", "--valid", "24h", "--config", self.member)
+        path = self.folder / "token"
+        path.write_text(said.splitlines()[0] + "\n")
+        return ["--token", path, "--fleet-url", f"https://{HOST}:8443", "--fleet-ca", said.split()[-1]]
+
+    def listed(self):
+        """What it knows of the box."""
+        nodes = json.loads(self.ask("list", "--json"))["nodes"]
+        return next((one for one in nodes if one["node"]["id"] == ID), {"standing": "none"})
+
+    def until_silent(self):
+        self.until("the box is not heard any more", lambda: self.listed()["standing"] != "live")
+
+    def hears(self, box, version):
+        """Waits until it hears the box, and that alone has the id."""
+        box.until("the control node hears it", lambda: self.listed()["standing"] == "live", 120)
+        told = self.listed()
+        expect(not told.get("rival"), f"two machines have one id: {told}")
+        node = told["node"]
+        expect((node["region"], node["image"]) == ("north", version), f"the control node knows of it: {node}")
+        expect([link["name"] for link in node["links"]] == ["north"], f"its links are {node['links']}")
+
+
+def written(bench, name, texts, files=None, **options):
+    """A stick with these texts, and files of this machine."""
+    inside = dict(files or {})
+    for path, text in texts.items():
+        inside[path] = bench.work / f"{name}-{path}"
+        inside[path].write_text(text)
+    return bench.stick(f"{name}.img", inside, **options)
+
+
+def until_shown(box, words, seconds=BOOT):
+    """Waits for words of the screen, however its lines are wrapped."""
+    box.until(f"the screen says {words!r}", lambda: words in " ".join(last_screen(box).split()), seconds)
+
+
+def other_machine(box, before):
+    """Waits until it is not the machine any more that it was; gives the id that it has."""
+    return box.until("it is another machine", lambda: machine_shown(box).replace(before, ""), 2 * BOOT)
+
+
+def refilled(bench, box):
+    """The box has nothing of what it had: the file comes from the origin once more."""
+    asked = bench.origin.asked
+    status, _, body = get(box)
+    expect(status == 200 and body == bench.origin.body, f"a GET gave {status} and {len(body)} bytes")
+    expect(bench.origin.asked > asked, "the old data is still there")
+    kept(bench, box)
+
+
+def stays_locked(bench, box):
+    """The console says so, and it does not come to serve."""
+    box.until("its data stays locked", lambda: re.search(r"FAILED.*Unlock /var with", box.said()), BOOT)
+    expect(get(box)[0] == 0, "it serves without its data")
+    bench.done("its data stays locked, and the console says so")
+
+
+def var_header(bench, box):
+    """How the partition of the data begins: what is encrypted has an id there."""
+    with open(box.disk, "rb") as disk:
+        disk.seek(bench.partition(box, "skerry-var"))
+        return disk.read(4096)
+
+
+def rewrite(bench, box, inside, text):
+    """Another text for a file of a /var that is not encrypted, as whoever has the disk can write it."""
+    path = bench.work / f"{bench.name}-rewritten"
+    path.write_text(text)
+    volume = f"{box.disk}?offset={bench.partition(box, 'skerry-var')}"
+    for order in (f"rm {inside}", f"write {path} {inside}"):
+        bench.tool("debugfs", "-w", "-R", order, volume)
+    found = bench.tool("debugfs", "-R", f"cat {inside}", volume)
+    expect(found == text, f"{inside} was not written: {found[:300]}")
+
+
+def tried(live, order, seconds=120, *, code=0, answer=""):
+    """What an order prints in the live system, where it must end with that code."""
+    said, _, ended = live.run(f"{order}; echo code $?", seconds, answer=answer).rpartition("code ")
+    expect(int(ended) == code, f"{order} ended with code {ended}, not {code}:\n{said[-2000:]}")
+    return said
+
+
+def live_system(bench):
+    """Kernel and initrd, as files."""
+    (unified,) = bench.image().parent.glob("*.efi")
+    unified, tree = unified.read_bytes(), Path(bench.tree)
+    kernel, initrd, program = (bench.work / f"live-{name}" for name in ("kernel", "initrd", "skerry"))
+    bench.sticks += [kernel, initrd, program]
+    built = Path(shutil.which(os.environ.get("SKERRY_BIN", "skerry")) or "skerry").resolve()
+    bench.tool("strip", "--strip-all", "-o", program, built, see=[built.parent])
+    files = {
+        "live/init": LIVE.encode(),
+        "live/busybox": (tree / "usr/bin/busybox").read_bytes(),
+        "usr/bin/skerry": program.read_bytes(),
+        f"{LIBRARIES}/libstdc++.so.6": (tree / LIBRARIES / "libstdc++.so.6").read_bytes(),
+    }
+    kernel.write_bytes(section(unified, b".linux"))
+    initrd.write_bytes(padded(section(unified, b".initrd")) + archive("live", files))
+    return kernel, initrd
+
+
+def section(unified, name):
+    """One section of a unified kernel image (PE/COFF, §3 and §4)."""
+    (head,) = struct.unpack_from("<I", unified, 0x3C)
+    count, optional = struct.unpack_from("<2xH12xH", unified, head + 4)
+    for place in range(count):
+        title, length, _, _, at = struct.unpack_from("<8s4I", unified, head + 24 + optional + 40 * place)
+        if title.rstrip(b"\0") == name:
+            return unified[at : at + length]
+    raise Failed(f"the kernel image has no {name.decode()}")
+
+
+def archive(folder, files):
+    """A cpio archive as the kernel unpacks it (newc): a folder, and programs by their paths."""
+    entries = [(folder, stat.S_IFDIR | 0o755, b"")]
+    entries += [(path, stat.S_IFREG | 0o755, content) for path, content in files.items()]
+    parts = []
+    for place, (path, mode, content) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
+        name = path.encode() + b"\0"
+        # Number, mode, user, group, links, time, length, four of devices, length of the name, no checksum.
+        numbers = (place, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name), 0)
+        head = b"070701" + b"".join(b"%08X" % number for number in numbers)
+        parts += [padded(head + name), padded(content)]
+    return b"".join(parts)
+
+
+def padded(content):
+    return content + b"\0" * (-len(content) % 4)
