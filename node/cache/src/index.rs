@@ -1,5 +1,6 @@
 //! Target to entry: in memory for what is hot, in the metadata database for the rest.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -70,6 +71,8 @@ pub struct Index {
     /// Purges that still matter.
     pub purges: Purges,
     next_uid: AtomicU64,
+    /// Objects whose bodies come now, which memory may have let go of.
+    coming: Mutex<HashMap<Key, Vec<Arc<Object>>>>,
     /// Changes of entries in memory, one at a time.
     changes: Mutex<()>,
     /// Looks at memory together with the database, one at a time; waited for only on blocking
@@ -96,6 +99,7 @@ impl Index {
             store,
             // Never given twice: the clock is past every uid of an earlier run.
             next_uid: AtomicU64::new(now_ms() << 20),
+            coming: Mutex::default(),
             changes: Mutex::new(()),
             writes: Mutex::new(()),
         })
@@ -198,12 +202,22 @@ impl Index {
         Some(object.clone())
     }
 
-    /// Puts a variant in front of its target's entry, in place of the one it replaces. In memory
-    /// only: [`Index::persist`] writes it down.
+    /// Puts a variant in front of its target's entry, in place of the one it replaces, unless it was removed.
+    /// In memory only: [`Index::persist`] writes it down.
     pub fn put(&self, key: &Key, variant: Variant) {
         let _one_at_a_time = self.changes.lock();
+        if variant.object.body.removed.load(Relaxed) {
+            return;
+        }
         let entry = Entry::with(variant, self.hot.get(key).as_deref());
         self.hot.insert(key.clone(), Arc::new(entry));
+    }
+
+    /// The body of an object comes until what this gives is dropped. When the object is removed meanwhile, the
+    /// end of its body does not bring it back.
+    pub fn coming<'a>(&'a self, key: &'a Key, object: &Arc<Object>) -> Coming<'a> {
+        self.coming.lock().entry(key.clone()).or_default().push(object.clone());
+        Coming { index: self, key, uid: object.uid }
     }
 
     /// Removes one object, or all of a target.
@@ -215,12 +229,15 @@ impl Index {
         }
         let entry = {
             let _one_at_a_time = self.changes.lock();
-            let kept: Vec<Variant> = match (uid, self.hot.get(key)) {
-                (Some(uid), Some(entry)) => {
-                    entry.variants.iter().filter(|variant| variant.object.uid != uid).cloned().collect()
-                }
-                _ => Vec::new(),
-            };
+            let goes = |object: &Object| uid.is_none_or(|uid| object.uid == uid);
+            let entry = self.hot.get(key);
+            let variants = entry.iter().flat_map(|entry| &entry.variants);
+            let (gone, kept): (Vec<_>, Vec<_>) = variants.cloned().partition(|variant| goes(&variant.object));
+            let coming = self.coming.lock();
+            let coming = coming.get(key).into_iter().flatten().filter(|object| goes(object));
+            for object in coming.chain(gone.iter().map(|variant| &variant.object)) {
+                object.body.removed.store(true, Relaxed);
+            }
             if kept.is_empty() {
                 self.hot.remove(key);
             } else {
@@ -233,9 +250,12 @@ impl Index {
     }
 
     /// Writes an entry down as it is in memory; if it is there no more, `variant` and what was
-    /// written down before. Blocks for the log.
+    /// written down before, unless the variant was removed. Blocks for the log.
     pub fn persist(&self, key: &Key, variant: &Variant, policy: &Policy) -> Result<(), StoreError> {
         let _writing = self.writes.lock();
+        if variant.object.body.removed.load(Relaxed) {
+            return Ok(());
+        }
         match self.hot.get(key) {
             Some(entry) => self.write(key, &entry),
             None => {
@@ -355,6 +375,26 @@ impl Index {
     }
 }
 
+/// See [`Index::coming`].
+pub struct Coming<'a> {
+    index: &'a Index,
+    key: &'a Key,
+    uid: u64,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut coming = self.index.coming.lock();
+        let Some(objects) = coming.get_mut(self.key) else { return };
+        if let Some(place) = objects.iter().position(|object| object.uid == self.uid) {
+            objects.swap_remove(place);
+        }
+        if objects.is_empty() {
+            coming.remove(self.key);
+        }
+    }
+}
+
 fn spill(uid: u64, extent: &Extent) -> Option<Change> {
     let key = [uid.to_be_bytes(), extent.offset.to_be_bytes()].concat();
     Some(Change::Put(Table::Extents, key, postcard::to_stdvec(extent).ok()?))
@@ -403,6 +443,36 @@ mod tests {
         let policy = Policy::default();
         assert!(index.load(&key("/held"), &policy).unwrap().is_some());
         assert!(index.load(&key("/gone"), &policy).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_body_does_not_bring_back_what_was_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), &StoreConfig::default(), &Registry::new()).unwrap();
+        let chunk = store.put(Bytes::from_static(b"held")).await.unwrap();
+        let extent = Extent { offset: 0, length: 4, chunk };
+        let key = Key { site: "default".into(), target: "/thing".into() };
+        let policy = Policy::default();
+        // In memory, and let go of by it: there is room for nothing in the second.
+        for memory_bytes in [1 << 20, 1] {
+            let index = Index::open(store.clone(), memory_bytes).unwrap();
+            let (old, other) = (object(1, &[extent]), object(2, &[extent]));
+            let comes = index.coming(&key, &old.object);
+            index.put(&key, old.clone());
+            index.remove(&key, None, &policy).unwrap();
+            index.persist(&key, &old, &policy).unwrap();
+            drop(comes);
+            assert!(index.coming.lock().is_empty());
+            assert!(index.load(&key, &policy).unwrap().is_none());
+            // Neither does a validation that began before.
+            index.put(&key, old);
+            assert!(index.load(&key, &policy).unwrap().is_none());
+            // Its successor is another one.
+            index.put(&key, other.clone());
+            index.persist(&key, &other, &policy).unwrap();
+            assert!(index.load(&key, &policy).unwrap().is_some());
+            index.remove(&key, Some(2), &policy).unwrap();
+        }
     }
 
     #[tokio::test]

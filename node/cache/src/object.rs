@@ -73,6 +73,8 @@ pub struct Content {
     pub watchers: Arc<()>,
     /// Extents stand in a table of their own rather than in the record.
     pub spilled: AtomicBool,
+    /// Its object was removed: nothing of it is written down any more.
+    pub removed: AtomicBool,
 }
 
 impl Content {

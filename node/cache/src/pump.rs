@@ -37,6 +37,7 @@ impl Cache {
     ) {
         let _ends = Ends(fill.clone());
         let object = &variant.object;
+        let _comes = self.index.coming(key, object);
         let mut place = Some(place);
         let mut pump = Pump {
             cache: self,
