@@ -62,6 +62,11 @@ class Bases:
                     raise
             return entry["box"]
 
+    def forgive(self):
+        """Lets those that could not be made be tried again."""
+        with self.lock:
+            self.made = {name: entry for name, entry in self.made.items() if "failed" not in entry}
+
     def boxes(self):
         found = [entry.get("box") for entry in self.made.values()]
         return [one[0] if isinstance(one, tuple) else one for one in found if one]
