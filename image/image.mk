@@ -16,7 +16,7 @@ DEBUG ?=
 IMAGE_PARTS := image systemd node plugins Cargo.toml Cargo.lock rust-toolchain.toml
 IMAGE_PASSED := $(IMAGE_CACHE)/passed
 
-.PHONY: setup-image image-keys image-stage image image-debug image-boot image-changed image-test
+.PHONY: setup-image image-keys image-stage image image-debug image-boot image-changed image-test image-measure
 
 setup-image: setup ## install what the image needs: a Debian trixie with mkosi and QEMU, below CACHE
 	@$(call install, debootstrap=debootstrap python3=python3 util-linux=unshare git=git)
@@ -47,7 +47,8 @@ image-boot: image ## build the image and boot it once, in QEMU
 # An emulator that has lost a timer while the machine was busy gets a second try.
 image-changed: ## the same, if anything that the image is made of was changed since that passed
 	@state=$$(git rev-parse $(IMAGE_PARTS:%=HEAD:%) | sha256sum | cut -c 1-64)
-	if [[ $$(cat $(IMAGE_PASSED) 2>/dev/null) == "$$state" ]]; then
+	if [[ -n $$(git status --porcelain -- $(IMAGE_PARTS)) ]]; then state=uncommitted; fi
+	if [[ $$state != uncommitted && $$(cat $(IMAGE_PASSED) 2>/dev/null) == "$$state" ]]; then
 	    echo "the image of this state was booted before"
 	    exit
 	fi
@@ -60,3 +61,7 @@ image-test: image policies ## build the image and two more versions, boot them i
 	cp $(IMAGE_TOOLS)/usr/bin/false $(IMAGE_STAGE)/root/usr/bin/skerry
 	INITRD=keep image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION).3 $(IMAGE_DATE)
 	image/test/scenarios.py $(IMAGE_TOOLS) $(IMAGE_OUT) $(IMAGE_CACHE)/test $(VERSION) $(TESTS)
+
+image-measure: image ## build a debug image too, boot it in QEMU and measure its hardening (CHECKER=program)
+	@PROFILE=debug INITRD=keep image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION) $(IMAGE_DATE)
+	image/test/measure.py $(IMAGE_TOOLS) $(IMAGE_OUT) $(IMAGE_CACHE)/measured $(VERSION)

@@ -188,11 +188,13 @@ impl Listeners {
     }
 }
 
-/// Gives sockets to workers in turn: there may be more of them than workers, and none must be forgotten.
+/// Gives each socket to the worker that has the fewest: there may be more of them than workers, and none must be
+/// forgotten.
 fn deal<T>(shares: &mut [Vec<T>], sockets: impl IntoIterator<Item = T>) {
-    let workers = shares.len();
-    for (index, socket) in sockets.into_iter().enumerate() {
-        shares[index % workers].push(socket);
+    for socket in sockets {
+        if let Some(share) = shares.iter_mut().min_by_key(|share| share.len()) {
+            share.push(socket);
+        }
     }
 }
 

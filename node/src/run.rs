@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 
 use crate::VERSION;
 use crate::config::{self, Config};
+use crate::fleet::Https;
 use crate::listeners::{self, Announced, Listeners};
 use crate::reload::Reload;
 use crate::roles::Roles;
@@ -44,6 +45,9 @@ pub fn dry_run(path: &Path) -> anyhow::Result<String> {
     }
     if !config.admin.tls_listen.is_empty() {
         Remote::load(config.administration())?;
+    }
+    if !config.registry.control_url.is_empty() {
+        Https::new(&config.registry)?;
     }
     let mut text = format!("{}: ok\n", path.display());
     for (name, addresses) in [("public", &config.public.listen), ("tls", &config.public.tls_listen)] {
@@ -90,6 +94,8 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         chosen => chosen,
     };
+    // What a renewal left half done is done before the listeners read it.
+    skerry_registry::role::settle(&config.registry);
     // Sockets before the store: a port in use leaves no trace on the disk.
     let mut listeners = Listeners::bind(&config, workers)?;
     let registry = Registry::new();

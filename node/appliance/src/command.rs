@@ -130,12 +130,17 @@ impl Enrol {
     /// Ends when the box has a configuration and no token that was not used yet.
     fn execute(&self, layout: &Layout) -> Result<(), String> {
         let mut pause = FIRST_ATTEMPT;
+        // What the packet filter was loaded with.
+        let mut port = provision::fleet_port(layout);
         loop {
             // A stick that was plugged in meanwhile.
-            let port = provision::fleet_port(layout);
             let outcome = look(layout)?;
-            if provision::fleet_port(layout) != port {
-                systemctl(layout, ["try-reload-or-restart", "skerry-firewall.service"])?;
+            let found = provision::fleet_port(layout);
+            if found != port {
+                match systemctl(layout, ["try-reload-or-restart", "skerry-firewall.service"]) {
+                    Ok(()) => port = found,
+                    Err(words) => log::error!("the control node may be out of reach: {words}"),
+                }
             }
             let taken = matches!(outcome, provision::Outcome::Taken(_));
             if taken || outcome == provision::Outcome::Reset {
@@ -143,12 +148,12 @@ impl Enrol {
             }
             let enrolled = provision::enrol(layout, layout.credentials());
             let enrolled = enrolled.map_err(|error| format!("cannot enrol: {error}"))?;
-            if enrolled == Enrolled::Done {
-                // A configuration is not missing any more, and the token is spent.
-                look(layout)?;
-            }
             if taken || enrolled == Enrolled::Done {
                 self.restart(layout)?;
+            }
+            if enrolled == Enrolled::Done {
+                // A configuration is not missing any more, and the token is spent.
+                told(layout, &look(layout)?)?;
             }
             match enrolled {
                 Enrolled::Done => {

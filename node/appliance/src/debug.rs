@@ -135,8 +135,9 @@ fn merge(layout: &Layout) -> Result<bool, String> {
 
 fn close(layout: &Layout) -> Result<(), String> {
     let stopped = order(layout, "systemctl", &[&["stop"][..], &SHELLS].concat());
-    let removed = files::remove(&layout.at(FOLDER).join(NAME)).map_err(|error| error.to_string());
-    order(layout, "systemd-sysext", &["unmerge"]).and(removed).and(stopped)
+    order(layout, "systemd-sysext", &["unmerge"])?;
+    // Last: by this file the next start knows that something may still be open.
+    files::remove(&layout.at(FOLDER).join(NAME)).map_err(|error| error.to_string()).and(stopped)
 }
 
 fn order(layout: &Layout, program: &str, arguments: &[&str]) -> Result<(), String> {

@@ -1,8 +1,8 @@
 //! What systemd must know of the configuration before it starts the node: the sockets of ports that the node
 //! has no privilege for, how long it may drain, and the folders outside of its own that it writes to.
 //!
-//! The node opens the other ports itself, with a socket for every worker, and systemd does the same for it. It
-//! takes all sockets of a name from systemd or none, so one port below 1024 brings the whole list that it stands
+//! The node opens the other ports itself, with a socket for every worker (the administration has one), and systemd
+//! does the same for it. It takes all sockets of a name from systemd or none, so one port below 1024 brings the whole list that it stands
 //! in.
 
 use std::collections::BTreeMap;
@@ -28,7 +28,8 @@ const MOST_WORKERS: usize = 1024;
 pub fn units(settings: &Settings) -> Vec<Generated> {
     let mut lists: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
     let mut listeners = settings.listeners();
-    listeners.retain(|listener| listener.protocol == Protocol::Tcp);
+    // A tracker's port has a twin in UDP, which no socket of systemd's stands for.
+    listeners.retain(|listener| listener.protocol == Protocol::Tcp && listener.name != "tracker");
     let below = |port: u16| (1..PRIVILEGED).contains(&port);
     for listener in &listeners {
         if listeners.iter().any(|other| other.name == listener.name && below(other.address.port())) {
@@ -167,7 +168,9 @@ mod tests {
             assert_eq!(all.matches(&format!(":{port}\n")).count(), count, "{all}");
         }
         // As many as the machine has processors, where no number is chosen.
-        assert!(made("public.listen = [\"0.0.0.0:80\"]\n")[0].text.contains("\nListenStream=0.0.0.0:80\n"));
+        let text = made("public.listen = [\"0.0.0.0:80\"]\n").remove(0).text;
+        let processors = std::thread::available_parallelism().unwrap().get();
+        assert_eq!(text.matches("\nListenStream=0.0.0.0:80").count(), processors, "{text}");
     }
 
     #[test]

@@ -159,7 +159,10 @@ impl Cache {
             };
             entry.variants.iter().find(selected).cloned()
         });
-        let Some(variant) = variant.filter(|variant| variant.object.body.is_complete()) else {
+        let held = |variant: &Variant| {
+            variant.object.body.is_complete() && !variant.object.body.removed.load(Relaxed)
+        };
+        let Some(variant) = variant.filter(held) else {
             let detail = "that URL is not completely cached yet; fetch it once, then pin it";
             return problem::response(StatusCode::CONFLICT, detail);
         };

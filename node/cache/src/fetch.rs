@@ -363,6 +363,7 @@ impl Cache {
             known.and_then(|entry| self.index.select(&ask.site, &ask.key.target, &entry, &ask.headers));
         let joined = ask.stored.as_ref().or(known.as_ref()).filter(|stored| {
             origin_status == StatusCode::PARTIAL_CONTENT
+                && !stored.body.removed.load(Relaxed)
                 && validators_agree(&stored.headers, &headers, stored.body.length(), length)
         });
         let (content, uid) = match joined {

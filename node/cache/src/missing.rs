@@ -55,6 +55,7 @@ impl Cache {
         let (running, place) = (fill.clone(), fill.reader(missing.start));
         self.background.spawn(async move {
             let _ends = Ends(running.clone());
+            let _comes = cache.index.coming(&source.key, &source.object);
             let outcome = cache.slice(&source, &missing, length).await;
             match outcome {
                 Ok(body) => {

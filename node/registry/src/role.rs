@@ -240,13 +240,19 @@ fn files(config: &RegistryConfig) -> Option<Files> {
     (named && !config.control_url.is_empty()).then_some(files)
 }
 
+/// Ends a renewal of the node's certificate that was cut off between its two files.
+pub fn settle(config: &RegistryConfig) {
+    if !config.certificate_file.as_os_str().is_empty() {
+        Files { certificate: config.certificate_file.clone(), key: config.key_file.clone() }.settle();
+    }
+}
+
 /// When the certificate ends, seconds since 1970; 0 without one.
 fn certificate_ends(config: &RegistryConfig) -> Result<u64, CaError> {
     if config.certificate_file.as_os_str().is_empty() {
         return Ok(0);
     }
     let files = Files { certificate: config.certificate_file.clone(), key: config.key_file.clone() };
-    files.settle();
     let Some((begins, ends)) = identity::validity(&files.read()?) else {
         let (path, reason) = (files.certificate, "it does not say when it ends".to_owned());
         return Err(CaError::Content { path, wanted: "certificate", reason });

@@ -143,14 +143,19 @@ impl Tracker {
     pub fn announce(&self, asked: &Asked, now: Duration, worker: &mut Worker) -> Result<Counts, Refusal> {
         worker.peers.clear();
         worker.peers6.clear();
+        if asked.port == 0 {
+            worker.count(Count::Error(asked.transport, Cause::Port));
+            return Err(Refusal::Port);
+        }
         let address = address::announced(asked.source, asked.named, &self.config.trusted);
         let endpoint = SocketAddr::new(address, asked.port);
         let leaves = asked.event == Event::Stopped;
         let wanted = if leaves { 0 } else { self.wanted(asked) };
         let held = self.held(&asked.info_hash, address.is_ipv6(), wanted);
-        if let Some((refusal, cause)) = self.refusal(asked, held.is_some()) {
-            worker.count(Count::Error(asked.transport, cause));
-            return Err(refusal);
+        // Who is held is known.
+        if !self.config.open && held.is_none() && !self.super_peers.known(&asked.info_hash) {
+            worker.count(Count::Error(asked.transport, Cause::Unknown));
+            return Err(Refusal::Unknown);
         }
         let place = if leaves { Default::default() } else { self.super_peers.region(address) };
         let length = held.as_ref().map_or(0, |held| held.length);
@@ -264,17 +269,6 @@ impl Tracker {
     pub fn settle(&self) -> u64 {
         self.metrics.settle(&self.swarms.totals());
         self.metrics.announces()
-    }
-
-    /// `held` tells that somebody holds the torrent, so that nobody is asked whether it is known.
-    fn refusal(&self, asked: &Asked, held: bool) -> Option<(Refusal, Cause)> {
-        if asked.port == 0 {
-            Some((Refusal::Port, Cause::Port))
-        } else if !self.config.open && !held && !self.super_peers.known(&asked.info_hash) {
-            Some((Refusal::Unknown, Cause::Unknown))
-        } else {
-            None
-        }
     }
 
     fn wanted(&self, asked: &Asked) -> usize {

@@ -16,7 +16,7 @@ const DAY: u16 = 24 * 60;
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 const WEEK: [bool; 7] = [true; 7];
 /// Openings and closings that are looked ahead.
-const MOST_CHANGES: usize = 256;
+const MOST_CHANGES: usize = 8 * 2 * Windows::MOST;
 
 /// Hours of some days of the week: `Mon..Fri 02:00-05:00`, or of all: `22:30-04:00`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
