@@ -25,6 +25,10 @@ fn stopped_node_with_an_object(origin: &Origin) -> (Node, Vec<u8>) {
     let mut node = Node::in_front_of(origin).start();
     node.get("/a");
     node.hit("/a");
+    // Whoever asks gets it before it is on the disk.
+    wait::until("the content is written", Duration::from_secs(10), || {
+        node.metric("skerry_store_written_bytes_total", &[]) >= LENGTH as f64
+    });
     assert!(node.stop().success());
     (node, body)
 }
