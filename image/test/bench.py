@@ -143,7 +143,7 @@ class Bench:
         self.done("first boot: keys enrolled, booting under Secure Boot")
         self.ready(box)
         served(self, box)
-        expect(admin(box, "/metrics")[0] == 0, "the admin listener, which is on the loopback, is reached from outside")
+        expect(admin(box, "/metrics", timeout=5)[0] == 0, "the admin listener of the loopback is reached from outside")
         expect(machine_shown(box), "the screen shows no machine id")
         expect(self.begins(box, "skerry-var", LUKS), "the data is not encrypted")
         box.off()

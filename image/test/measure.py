@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import BOOT, LUKS, Bases, Bench, expect, kept, served
+from bench import BOOT, LUKS, Bases, Bench, expect, served
 from machine import Failed, Machine
 
 # lynis starts thousands of programs, each of them emulated.
@@ -98,7 +98,7 @@ def booted(bench):
     bench.start(box, config=None)
     box.until_said("UEFI Secure Boot is enabled", BOOT)
     bench.ready(box)
-    kept(bench, box)
+    served(bench, box)
     box.run(SHELL, BOOT)
     return box
 

@@ -1,20 +1,17 @@
 """What the operator's manual tells to do by hand, done as it is written there: flash and provision a disk, enrol by a
 token, reset, replace a disk, get a box up again."""
 
-import json
 import os
 import re
-import shutil
-import stat
-import struct
 import subprocess
-import time
 from pathlib import Path
 
-from bench import (BOOT, CONFIG, LUKS, expect, get, kept, last_screen, machine_shown, plugged, served, up,
-                   version_shown)  # fmt: skip
+from bench import (BOOT, CONFIG, LUKS, TOKEN, WATCHED, admin, expect, get, kept, last_screen, machine_shown, plugged,
+                   served, up, version_shown)  # fmt: skip
 from booting import EXT4
-from machine import MACS, Failed, Machine, free_port
+from control import Control
+from live import live_system, tried
+from machine import MACS
 from updating import until_runs, updated
 from watching import skerry
 
@@ -27,52 +24,6 @@ hostname = "edge-7"
 mac = "{MACS[0]}"
 addresses = ["10.0.2.15/24", "10.0.2.77/24"]
 """
-# A live system: the image's kernel and initrd, with a shell in place of what the initrd does.
-LIVE = """#!/live/busybox sh
-export PATH=/live/bin:/usr/sbin:/usr/bin
-/live/busybox mkdir -p /live/bin /mnt /tmp
-/live/busybox mount -t proc proc /proc
-/live/busybox --install -s /live/bin
-mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
-for module in virtio_blk xhci_pci usb_storage sd_mod vfat; do /usr/sbin/modprobe $module; done
-until [ -b /dev/vda ] && [ -b /dev/sda ]; do sleep 1; done
-mount -t vfat -o ro /dev/vda /mnt
-exec </dev/hvc0 >/dev/hvc0 2>&1
-echo 'the live system is up' >/dev/ttyS0
-exec sh
-"""
-LIBRARIES = "usr/lib/x86_64-linux-gnu"
-
-# What a control node hands out with a token: the name comes with the certificate.
-MEMBER = CONFIG.replace('name = "box-under-test"\n', "") + """
-[[registry.links]]
-name = "north"
-url = "http://10.0.2.15"
-"""
-ID = "edge-7"
-HOST = "10.0.2.100"
-CONTROL = """
-[node]
-name = "control-1"
-data_dir = "{folder}/data"
-[public]
-listen = ["127.0.0.1:0"]
-tls_listen = ["127.0.0.1:{tls}"]
-tls_certificate_file = "{folder}/ca/node.pem"
-tls_key_file = "{folder}/ca/node.key"
-tls_client_ca_file = "{folder}/ca/ca.pem"
-[admin]
-listen = "127.0.0.1:{admin}"
-[registry]
-control = true
-ca_file = "{folder}/ca/ca.pem"
-ca_key_file = "{folder}/ca/ca.key"
-certificate_file = "{folder}/ca/node.pem"
-[sites.default]
-origin = "http://127.0.0.1:{origin}"
-"""
-
 # As a terminal sends the key.
 DOWN = b"\x1b[B"
 
@@ -193,6 +144,30 @@ def replace_disk(bench, control, box):
     elsewhere.kill()
 
 
+def credentials_of_the_tpm(bench):
+    """Files of the boot partition that are encrypted to a box's TPM are its configuration and the admin token. On a
+    board with another TPM they are nothing; a stick provisions that."""
+    box = bench.box("sealed")
+    texts = {"skerry.toml": CONFIG + WATCHED, "skerry.node.admin-token": TOKEN}
+    sealed = [box.sealed(name, text) for name, text in texts.items()]
+    on_boot_partition(bench, box, sealed)
+    bench.start(box, config=None)
+    bench.ready(box)
+    until_shown(box, "wrong nothing", 60)
+    served(bench, box)
+    expect(admin(box, "/status")[0] == 200, "the token of the admin listener is not the one that was encrypted")
+    box.kill()
+
+    stranger = bench.box("stranger")
+    on_boot_partition(bench, stranger, sealed)
+    bench.start(stranger, config=None)
+    until_shown(stranger, "health waits for its configuration")
+    bench.done("on another board it waits for its configuration")
+    stranger.plug("stick", written(bench, "stranger", {"skerry.toml": CONFIG}))
+    bench.ready(stranger)
+    served(bench, stranger)
+
+
 def factory_reset(bench):
     """A stick with the machine id resets a box: one with a configuration at its next boot, one without at once. All
     that it had is lost but its versions; it is another machine, and a stick provisions it."""
@@ -279,13 +254,14 @@ def disk_key(bench):
 
 
 def recover(bench):
-    """The boot menu boots the older version, which runs until the next start. A wrong configuration is shown, and the
-    box runs on with its own. A version whose kernel image is taken off the boot partition is out of the
-    way, and the older one takes newer versions."""
+    """The boot menu boots the older version, which runs until the next start, set as the default too. A wrong
+    configuration is shown, and the box runs on with its own. A version whose kernel image is taken off the boot
+    partition is out of the way, and the older one takes newer versions."""
     box = bench.copy(updated(bench), "recovered")
     bench.start(box, config=None, typed=True)
     box.hold(b" ", "the boot menu is there", lambda: f"Skerry {bench.version}.2" in box.said(), BOOT)
-    box.type(DOWN + b"\r")
+    # Set as the default, and chosen.
+    box.type(DOWN + b"d\r")
     version = up(bench, box)
     expect(version == bench.version, f"version {version} runs, and the older one was chosen")
     bench.ready(box)
@@ -321,78 +297,6 @@ def recover(bench):
     kept(bench, box)
 
 
-class Control:
-    """A control node on this machine."""
-
-    def __init__(self, bench):
-        self.folder = bench.work / "control"
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
-        tls, self.admin = free_port(), free_port()
-        # Where a box finds it: its port, and ours.
-        self.reach = {8443: tls}
-        self.member = self.folder / "edge-7.toml"
-        self.member.write_text(MEMBER)
-        skerry("node", "ca-init", self.folder / "ca", "--control", "control-1", "--name", HOST)
-        config = CONTROL.format(folder=self.folder, tls=tls, admin=self.admin, origin=bench.origin.port)
-        (self.folder / "skerry.toml").write_text(config)
-        self.start()
-
-    def start(self):
-        served = self.folder / "data/listeners.json"
-        served.unlink(missing_ok=True)
-        with open(self.folder / "log", "ab") as log:
-            program = os.environ.get("SKERRY_BIN", "skerry")
-            self.process = subprocess.Popen([program, "run", "--config", self.folder / "skerry.toml"],
-                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # fmt: skip
-        Machine.running.add(self.process)
-        self.until("it serves", served.exists)
-
-    def stop(self):
-        self.process.terminate()
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        Machine.running.discard(self.process)
-
-    def until(self, what, condition, seconds=60):
-        end = time.monotonic() + seconds
-        while not condition():
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise Failed(f"control node: {what}: not so; see {self.folder}/log")
-            time.sleep(0.5)
-
-    def ask(self, *arguments):
-        """What a command prints that asks this node."""
-        return skerry("node", *arguments, "--node", f"http://127.0.0.1:{self.admin}")
-
-    def token(self):
-        """A token for the box, as `skerry image provision` is told of it."""
-        said = self.ask("token", ID, "--region", "north", "--valid", "24h", "--config", self.member)
-        path = self.folder / "token"
-        path.write_text(said.splitlines()[0] + "\n")
-        return ["--token", path, "--fleet-url", f"https://{HOST}:8443", "--fleet-ca", said.split()[-1]]
-
-    def listed(self):
-        """What it knows of the box."""
-        nodes = json.loads(self.ask("list", "--json"))["nodes"]
-        return next((one for one in nodes if one["node"]["id"] == ID), {"standing": "none"})
-
-    def until_silent(self):
-        self.until("the box is not heard any more", lambda: self.listed()["standing"] != "live")
-
-    def hears(self, box, version):
-        """Waits until it hears the box, and that alone has the id."""
-        box.until("the control node hears it", lambda: self.listed()["standing"] == "live", 120)
-        told = self.listed()
-        expect(not told.get("rival"), f"two machines have one id: {told}")
-        node = told["node"]
-        expect((node["region"], node["image"]) == ("north", version), f"the control node knows of it: {node}")
-        expect([link["name"] for link in node["links"]] == ["north"], f"its links are {node['links']}")
-
-
 def written(bench, name, texts, files=None, **options):
     """A stick with these texts, and files of this machine."""
     inside = dict(files or {})
@@ -400,6 +304,14 @@ def written(bench, name, texts, files=None, **options):
         inside[path] = bench.work / f"{name}-{path}"
         inside[path].write_text(text)
     return bench.stick(f"{name}.img", inside, **options)
+
+
+def on_boot_partition(bench, box, credentials):
+    """Puts encrypted credentials where systemd-boot hands them over."""
+    partition = f"{box.disk}@@1M"
+    bench.tool("mmd", "-i", partition, "::/loader/credentials")
+    for path in credentials:
+        bench.tool("mcopy", "-i", partition, path, f"::/loader/credentials/{path.name}")
 
 
 def until_shown(box, words, seconds=BOOT):
@@ -444,58 +356,3 @@ def rewrite(bench, box, inside, text):
         bench.tool("debugfs", "-w", "-R", order, volume)
     found = bench.tool("debugfs", "-R", f"cat {inside}", volume)
     expect(found == text, f"{inside} was not written: {found[:300]}")
-
-
-def tried(live, order, seconds=120, *, code=0, answer=""):
-    """What an order prints in the live system, where it must end with that code."""
-    said, _, ended = live.run(f"{order}; echo code $?", seconds, answer=answer).rpartition("code ")
-    expect(int(ended) == code, f"{order} ended with code {ended}, not {code}:\n{said[-2000:]}")
-    return said
-
-
-def live_system(bench):
-    """Kernel and initrd, as files."""
-    (unified,) = bench.image().parent.glob("*.efi")
-    unified, tree = unified.read_bytes(), Path(bench.tree)
-    kernel, initrd, program = (bench.work / f"live-{name}" for name in ("kernel", "initrd", "skerry"))
-    bench.sticks += [kernel, initrd, program]
-    built = Path(shutil.which(os.environ.get("SKERRY_BIN", "skerry")) or "skerry").resolve()
-    bench.tool("strip", "--strip-all", "-o", program, built, see=[built.parent])
-    files = {
-        "live/init": LIVE.encode(),
-        "live/busybox": (tree / "usr/bin/busybox").read_bytes(),
-        "usr/bin/skerry": program.read_bytes(),
-        f"{LIBRARIES}/libstdc++.so.6": (tree / LIBRARIES / "libstdc++.so.6").read_bytes(),
-    }
-    kernel.write_bytes(section(unified, b".linux"))
-    initrd.write_bytes(padded(section(unified, b".initrd")) + archive("live", files))
-    return kernel, initrd
-
-
-def section(unified, name):
-    """One section of a unified kernel image (PE/COFF, §3 and §4)."""
-    (head,) = struct.unpack_from("<I", unified, 0x3C)
-    count, optional = struct.unpack_from("<2xH12xH", unified, head + 4)
-    for place in range(count):
-        title, length, _, _, at = struct.unpack_from("<8s4I", unified, head + 24 + optional + 40 * place)
-        if title.rstrip(b"\0") == name:
-            return unified[at : at + length]
-    raise Failed(f"the kernel image has no {name.decode()}")
-
-
-def archive(folder, files):
-    """A cpio archive as the kernel unpacks it (newc): a folder, and programs by their paths."""
-    entries = [(folder, stat.S_IFDIR | 0o755, b"")]
-    entries += [(path, stat.S_IFREG | 0o755, content) for path, content in files.items()]
-    parts = []
-    for place, (path, mode, content) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
-        name = path.encode() + b"\0"
-        # Number, mode, user, group, links, time, length, four of devices, length of the name, no checksum.
-        numbers = (place, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name), 0)
-        head = b"070701" + b"".join(b"%08X" % number for number in numbers)
-        parts += [padded(head + name), padded(content)]
-    return b"".join(parts)
-
-
-def padded(content):
-    return content + b"\0" * (-len(content) % 4)

@@ -42,6 +42,7 @@ PROCEDURES = [
     procedures.disk_key,
     procedures.recover,
     procedures.enrol_and_replace_disk,
+    procedures.credentials_of_the_tpm,
     procedures.factory_reset,
     procedures.plain_var_refused,
     procedures.flash,
