@@ -12,8 +12,8 @@ use skerry_appliance::layout::Layout;
 use skerry_appliance::provision::{self, Enrolled};
 use skerry_appliance::status::{self, Wrong};
 use skerry_appliance::{
-    debug, efi, firewall, generated, health, machine_id, network, process, rollback, screen, sockets, trial,
-    update,
+    credentials, debug, efi, firewall, generated, health, machine_id, network, process, rollback, screen,
+    sockets, trial, update,
 };
 
 /// Between two looks for a stick that the kernel may still be finding.
@@ -26,6 +26,8 @@ const SYSTEM: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Decrypt the credentials of the boot partition
+    Credentials,
     /// Take a configuration from credentials, a stick or the boot partition
     Provision(Provision),
     /// Become a node of a fleet, as soon as a token and the network are there
@@ -60,6 +62,13 @@ impl Command {
     /// Does it; the error is told in words.
     pub(crate) fn execute(&self, layout: &Layout) -> Result<(), String> {
         match self {
+            Self::Credentials => {
+                for name in credentials::open(layout)? {
+                    log::info!("the credential {name} was decrypted");
+                }
+                told_of(layout, "credentials");
+                Ok(())
+            }
             Self::Provision(provision) => provision.execute(layout),
             Self::Enrol(enrol) => enrol.execute(layout),
             Self::Network => network(layout),
@@ -106,10 +115,15 @@ fn look(layout: &Layout) -> Result<provision::Outcome, String> {
     provision::provision(layout, layout.credentials()).map_err(|error| format!("cannot provision: {error}"))
 }
 
-fn told(layout: &Layout, outcome: &provision::Outcome) -> Result<(), String> {
-    for wrong in status::read(layout).iter().filter(|wrong| wrong.unit == "provision") {
+/// Writes to the journal what a program found wrong.
+fn told_of(layout: &Layout, unit: &str) {
+    for wrong in status::read(layout).iter().filter(|wrong| wrong.unit == unit) {
         log::error!("{}", wrong.line());
     }
+}
+
+fn told(layout: &Layout, outcome: &provision::Outcome) -> Result<(), String> {
+    told_of(layout, "provision");
     match outcome {
         provision::Outcome::Taken(source) => log::info!("the configuration was taken from: {source}"),
         provision::Outcome::Unchanged => log::info!("the configuration is the one that was there"),
@@ -162,11 +176,7 @@ impl Enrol {
                 }
                 Enrolled::NoToken if layout.is_provisioned() => return Ok(()),
                 Enrolled::NoToken => {}
-                Enrolled::Failed => {
-                    for wrong in status::read(layout).iter().filter(|wrong| wrong.unit == "enrol") {
-                        log::error!("{}", wrong.line());
-                    }
-                }
+                Enrolled::Failed => told_of(layout, "enrol"),
             }
             thread::sleep(pause);
             // Sticks are looked for often, a control node is not asked more often than it can bear.
@@ -451,7 +461,8 @@ mod tests {
     fn the_command_line_is_sound() {
         Line::command().debug_assert();
         for (words, right) in [
-            (&["provision"][..], true),
+            (&["credentials"][..], true),
+            (&["provision"], true),
             (&["provision", "--wait", "0"], true),
             (&["enrol", "--restart", "a.service", "--restart", "b.service"], true),
             (&["firewall", "--load"], true),

@@ -5,7 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::IFlags;
 
@@ -45,13 +45,7 @@ pub fn text(layout: &Layout, name: &str, vendor: &str) -> Option<String> {
 /// When the machine was not booted by UEFI, or its firmware refuses.
 pub fn set_text(layout: &Layout, name: &str, vendor: &str, text: &str) -> io::Result<()> {
     let path = path(layout, name, vendor);
-    if let Ok(file) = fs::File::open(&path) {
-        // The kernel keeps variables from being removed by mistake.
-        let flags = rustix::fs::ioctl_getflags(&file).unwrap_or(IFlags::empty());
-        if flags.contains(IFlags::IMMUTABLE) {
-            rustix::fs::ioctl_setflags(&file, flags - IFlags::IMMUTABLE)?;
-        }
-    }
+    unlock(&path)?;
     let mut value = ATTRIBUTES.to_le_bytes().to_vec();
     value.extend(text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes));
     // The firmware takes a value in one piece.
@@ -60,6 +54,26 @@ pub fn set_text(layout: &Layout, name: &str, vendor: &str, text: &str) -> io::Re
         written if written == value.len() => Ok(()),
         _ => Err(io::Error::new(io::ErrorKind::WriteZero, "the firmware took half of a value")),
     }
+}
+
+/// Removes a variable, if it is there.
+///
+/// # Errors
+/// When the firmware refuses.
+pub fn forget(layout: &Layout, name: &str, vendor: &str) -> io::Result<()> {
+    let path = path(layout, name, vendor);
+    unlock(&path)?;
+    files::remove(&path)
+}
+
+/// Takes away what the kernel keeps variables from being removed by mistake with.
+fn unlock(path: &Path) -> io::Result<()> {
+    let Ok(file) = fs::File::open(path) else { return Ok(()) };
+    let flags = rustix::fs::ioctl_getflags(&file).unwrap_or(IFlags::empty());
+    if flags.contains(IFlags::IMMUTABLE) {
+        rustix::fs::ioctl_setflags(&file, flags - IFlags::IMMUTABLE)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -77,6 +91,9 @@ mod tests {
         let bytes = fs::read(path(&layout, "FactoryReset", SYSTEMD)).unwrap();
         assert_eq!(bytes, b"\x07\0\0\0y\0e\0s\0\0\0");
         assert_eq!(text(&layout, "FactoryReset", SYSTEMD).as_deref(), Some("yes"));
+        forget(&layout, "FactoryReset", SYSTEMD).unwrap();
+        assert!(!exists(&layout, "FactoryReset", SYSTEMD));
+        forget(&layout, "FactoryReset", SYSTEMD).unwrap();
     }
 
     #[test]

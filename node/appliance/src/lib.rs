@@ -4,7 +4,7 @@
 //! made, anew at every boot: networkd's files ([`network`]), the packet filter ([`firewall`]), and the sockets
 //! that systemd opens for the node ([`sockets`]); [`generated`] writes them.
 //!
-//! A box comes by its configuration in [`provision`], shows how it is on its [`screen`], is on [`trial`] after an
+//! A box decrypts [`credentials`], comes by its configuration in [`provision`], shows how it is on its [`screen`], is on [`trial`] after an
 //! [`update`], proves itself in [`health`] and goes back in [`rollback`]. [`debug`] is for developers. [`disk`],
 //! [`gpt`], [`fat`] and [`efi`] know where things are before there is a system, [`machine_id`] makes the identity
 //! that the image does not have, and [`layout`] says where the rest is. [`status`] is what is wrong, for whoever
@@ -13,6 +13,7 @@
 //! The program `skerry-box` runs one of these a call; units in `systemd/` say when. Nothing here serves anybody.
 
 pub mod config;
+pub mod credentials;
 pub mod debug;
 pub mod disk;
 pub mod efi;

@@ -102,11 +102,18 @@ fn tries(counter: &str) -> Option<Tries> {
     Some((left.parse().ok()?, made.parse().ok()?))
 }
 
-/// Notes whether this boot is one of a version that is new; in the initrd.
+/// Notes whether this boot is one of a version that is new; in the initrd. What somebody set in the boot menu for
+/// good is good for one boot: a default that is always taken would keep versions that have tries from theirs, and a
+/// menu that waits for ever would keep the box from booting.
 ///
 /// # Errors
 /// When it cannot be noted.
 pub fn begin(layout: &Layout) -> io::Result<bool> {
+    for set in ["LoaderEntryDefault", "LoaderConfigTimeout"] {
+        if let Err(error) = efi::forget(layout, set, efi::LOADER) {
+            log::warn!("{set} of the boot menu stays: {error}");
+        }
+    }
     let booted = efi::text(layout, "LoaderBootCountPath", efi::LOADER).unwrap_or_default();
     let counter = booted.strip_suffix(".efi").and_then(|stem| stem.rsplit_once('+'));
     let new = counter.and_then(|(_, counter)| tries(counter)).is_some_and(are_of_a_trial);
@@ -255,6 +262,18 @@ pub(crate) mod tests {
             ["skerry_2.efi", "skerry_2+8-1.efi", "skerry_2+0-9.efi", "skerry_2+0-12.efi", "skerry_2+x.efi"]
         {
             assert!(!booted(&layout, name) && !on_trial(&layout), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_in_the_boot_menu_is_good_for_one_boot() {
+        let (_root, layout) = machine("1", &["skerry_1.efi", "skerry_2+9.efi"]);
+        for set in ["LoaderEntryDefault", "LoaderConfigTimeout"] {
+            efi::set_text(&layout, set, efi::LOADER, "skerry_1.efi").unwrap();
+        }
+        begin(&layout).unwrap();
+        for set in ["LoaderEntryDefault", "LoaderConfigTimeout"] {
+            assert!(!efi::exists(&layout, set, efi::LOADER), "{set}");
         }
     }
 
