@@ -136,6 +136,16 @@ impl Config {
         self.admin.clone().or_of_node(&own.certificate_file, &own.key_file, &own.ca_file)
     }
 
+    /// `[registry]`, where a link that names no interface has the one that names the link.
+    pub fn fleet(&self) -> RegistryConfig {
+        let mut registry = self.registry.clone();
+        for link in registry.links.iter_mut().filter(|link| link.interface.is_empty()) {
+            let found = self.network.interface_of(&link.name, Path::new(skerry_registry::interfaces::FOLDER));
+            link.interface = found.unwrap_or_default();
+        }
+        registry
+    }
+
     /// What cannot be said by types; the error is a whole key and a reason.
     fn check(&self) -> Result<(), (String, String)> {
         self.check_node().map_err(owned)?;

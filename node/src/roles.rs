@@ -94,7 +94,7 @@ impl Roles {
             false => None,
         };
         let fleet_role = Arc::new(RegistryRole::open(skerry_registry::Parts {
-            config: &config.registry,
+            config: &config.fleet(),
             node: fleet::description(config, peers),
             id: &config.node.name,
             data_dir: &config.node.data_dir,

@@ -13,6 +13,7 @@ pub mod bucket;
 pub mod config;
 pub mod connection;
 pub mod error;
+pub mod files;
 pub mod lane;
 pub mod lifecycle;
 pub mod listen;

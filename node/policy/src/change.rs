@@ -13,11 +13,12 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use skerry_core::files;
 use wasmtime::component::Component;
 
 use crate::breaker::Breaker;
 use crate::call::Callable;
-use crate::ledger::{Candidate, Entry, Ledger, Previous, write};
+use crate::ledger::{Candidate, Entry, Ledger, Previous};
 use crate::manifest::World;
 use crate::package::{MOST_PACKAGE, Package};
 use crate::policies::{Policies, Slot, Trial};
@@ -291,7 +292,11 @@ impl Policies {
 
     fn keep(&self, package: &Package) -> Result<(), PolicyError> {
         let path = self.kept_path(&package.digest_hex());
-        write(&path, &package.file).map_err(|source| PolicyError::File { what: "cannot write", path, source })
+        files::replace(&path, &package.file).map_err(|source| PolicyError::File {
+            what: "cannot write",
+            path,
+            source,
+        })
     }
 
     /// Writes down who decides in the worlds that have changed, and removes packages that nobody

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use semver::Version as Number;
 use serde::{Deserialize, Serialize};
+use skerry_core::files;
 
 use crate::manifest::World;
 use crate::rollout::Stage;
@@ -72,7 +73,7 @@ impl Ledger {
 
     /// Writes it to its folder.
     pub(crate) fn write(&self, folder: &Path) -> io::Result<()> {
-        write(&folder.join(FILE), &serde_json::to_vec_pretty(self).unwrap_or_default())
+        files::replace(&folder.join(FILE), &serde_json::to_vec_pretty(self).unwrap_or_default())
     }
 
     /// Whether any world has to do with a package.
@@ -97,18 +98,7 @@ impl Entry {
     }
 }
 
-/// Writes a file that is whole or not there.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = fs::File::create(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(beside, path)?;
-    // The name is on disk with its folder.
-    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
-}
-
-/// Removes from a folder what [`write`] left there when a crash cut it off.
+/// Removes from a folder what [`files::replace`] left there when a crash cut it off.
 pub(crate) fn remove_torn(folder: &Path) {
     for file in fs::read_dir(folder).into_iter().flatten().flatten() {
         if file.path().extension().is_some_and(|ending| ending == "new") {

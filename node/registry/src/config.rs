@@ -103,7 +103,8 @@ pub struct LinkConfig {
     /// What it can carry; 0 asks the interface.
     #[serde(default)]
     pub capacity_kbps: u64,
-    /// Network interface whose counters say what it carries; empty measures nothing.
+    /// Network interface whose counters say what it carries. Empty, it is that of the `[[network.interfaces]]`
+    /// that names this link, and without one nothing is measured.
     #[serde(default)]
     pub interface: String,
 }

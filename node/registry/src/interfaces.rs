@@ -10,7 +10,7 @@ use crate::config::LinkConfig;
 use crate::fleet::Link;
 
 /// Where Linux shows network interfaces.
-const FOLDER: &str = "/sys/class/net";
+pub const FOLDER: &str = "/sys/class/net";
 /// Capacity of a link when neither configuration nor interface tells: a gigabit per second.
 const ASSUMED_KBPS: u64 = 1_000_000;
 

@@ -19,6 +19,27 @@ pub enum StoreError {
         /// What RocksDB said.
         source: rust_rocksdb::Error,
     },
+    /// A newer version wrote to it.
+    #[error(
+        "the store in {} has format {found}, and this version reads up to {known}; nothing was changed: run the version that wrote to it or a newer one, or name another `node.data_dir`",
+        path.display()
+    )]
+    Format {
+        /// The folder.
+        path: PathBuf,
+        /// The format that it has.
+        found: u32,
+        /// The latest that this version reads.
+        known: u32,
+    },
+    /// The number of its format cannot be read or written.
+    #[error("{}: {reason}; it has the number of the store's format, and without it nothing is opened", path.display())]
+    FormatFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said, or what is there.
+        reason: String,
+    },
     /// Its folder could not be made.
     #[error("cannot make {}: {reason}; it is set by `node.data_dir`", path.display())]
     Folder {

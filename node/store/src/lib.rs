@@ -15,6 +15,7 @@ pub mod config;
 pub mod digest;
 pub mod error;
 mod evict;
+mod format;
 pub mod memory;
 pub mod meta;
 pub mod metrics;

@@ -122,7 +122,12 @@ impl Meta {
         options.set_block_based_table_factory(&table);
         options.set_compression_type(DBCompressionType::None);
         options.set_write_buffer_size(MEMTABLE);
-        let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), options.clone()));
+        // Those of newer versions too, which RocksDB wants to have opened with the others.
+        let mut names = Db::list_cf(&database, path).unwrap_or_default();
+        names.retain(|name| name != "default" && Table::ALL.iter().all(|table| table.name() != name));
+        let names = Table::ALL.map(Table::name).into_iter().chain(names.iter().map(String::as_str));
+        let families = names.map(|name| ColumnFamilyDescriptor::new(name, options.clone()));
+        let families = families.collect::<Vec<_>>();
         let db = Db::open_cf_descriptors(&database, path, families)
             .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
         Ok(Self { db: Arc::new(db), cache })
@@ -229,5 +234,30 @@ impl Meta {
 
     pub(crate) fn cache_bytes(&self) -> u64 {
         self.cache.get_usage() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_a_newer_version_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        Meta::open(folder.path()).unwrap().put(Table::Pins, b"ours", b"1").unwrap();
+        let mut names: Vec<&str> = Table::ALL.map(Table::name).to_vec();
+        names.push("of-a-newer-version");
+        let mut options = Options::default();
+        options.create_missing_column_families(true);
+        let newer = Db::open_cf(&options, folder.path(), &names).unwrap();
+        newer.put_cf(&newer.cf_handle("of-a-newer-version").unwrap(), b"theirs", b"2").unwrap();
+        drop(newer);
+
+        let meta = Meta::open(folder.path()).unwrap();
+        assert_eq!(meta.get(Table::Pins, b"ours").unwrap().as_deref(), Some(&b"1"[..]));
+        drop(meta);
+        let newer = Db::open_cf(&options, folder.path(), &names).unwrap();
+        let family = newer.cf_handle("of-a-newer-version").unwrap();
+        assert_eq!(newer.get_cf(&family, b"theirs").unwrap().as_deref(), Some(&b"2"[..]));
     }
 }

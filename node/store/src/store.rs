@@ -16,7 +16,7 @@ use crate::memory::MemoryTier;
 use crate::meta::{Meta, Table};
 use crate::metrics::Metrics;
 use crate::ring::{Db, Family, Found, Ring};
-use crate::{ChunkId, StoreConfig, StoreError, pins};
+use crate::{ChunkId, StoreConfig, StoreError, format, pins};
 
 /// Chunks that are read before they are asked for, over all clients.
 const MOST_AHEAD: usize = 64;
@@ -52,7 +52,11 @@ pub(crate) struct Inner {
 }
 
 impl Store {
-    /// Opens the store in `data_dir` (folders `meta` and `chunks`).
+    /// Opens the store in `data_dir` (folders `meta` and `chunks`, and the number of their format).
+    ///
+    /// # Errors
+    /// When the folder cannot be used, a newer version wrote to it ([`StoreError::Format`]), or a database
+    /// cannot be opened.
     pub fn open(data_dir: &Path, config: &StoreConfig, registry: &Registry) -> Result<Self, StoreError> {
         let folder_error = |error: &dyn std::fmt::Display| StoreError::Folder {
             path: data_dir.to_owned(),
@@ -61,6 +65,7 @@ impl Store {
         std::fs::create_dir_all(data_dir).map_err(|error| folder_error(&error))?;
         let folder = rustix::fs::open(data_dir, rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty())
             .map_err(|error| folder_error(&error))?;
+        format::check(data_dir)?;
         let meta = Meta::open(&data_dir.join("meta"))?;
         let mut pinned = 0;
         meta.scan(Table::PinnedChunks, b"", |_, value| {
