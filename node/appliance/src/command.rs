@@ -143,12 +143,18 @@ pub(crate) struct Enrol {
 impl Enrol {
     /// Ends when the box has a configuration and no token that was not used yet.
     fn execute(&self, layout: &Layout) -> Result<(), String> {
-        let mut pause = FIRST_ATTEMPT;
+        // The control node is not asked more often than it can bear; sticks are looked for all the time.
+        let (mut pause, mut next) = (FIRST_ATTEMPT, Instant::now());
         // What the packet filter was loaded with.
         let mut port = provision::fleet_port(layout);
+        let mut waiting = provision::waiting(layout);
         loop {
             // A stick that was plugged in meanwhile.
             let outcome = look(layout)?;
+            let another = provision::waiting(layout);
+            if another != waiting {
+                (waiting, next) = (another, Instant::now());
+            }
             let found = provision::fleet_port(layout);
             if found != port {
                 match systemctl(layout, ["try-reload-or-restart", "skerry-firewall.service"]) {
@@ -159,6 +165,10 @@ impl Enrol {
             let taken = matches!(outcome, provision::Outcome::Taken(_));
             if taken || outcome == provision::Outcome::Reset {
                 told(layout, &outcome)?;
+            }
+            if !taken && Instant::now() < next {
+                thread::sleep(FIRST_ATTEMPT);
+                continue;
             }
             let enrolled = provision::enrol(layout, layout.credentials());
             let enrolled = enrolled.map_err(|error| format!("cannot enrol: {error}"))?;
@@ -178,9 +188,9 @@ impl Enrol {
                 Enrolled::NoToken => {}
                 Enrolled::Failed => told_of(layout, "enrol"),
             }
-            thread::sleep(pause);
-            // Sticks are looked for often, a control node is not asked more often than it can bear.
             pause = if enrolled == Enrolled::Failed { (2 * pause).min(LAST_ATTEMPT) } else { FIRST_ATTEMPT };
+            next = Instant::now() + pause;
+            thread::sleep(FIRST_ATTEMPT);
         }
     }
 
@@ -258,13 +268,13 @@ impl Firewall {
             print(&rules)?;
             return loaded.map(drop);
         }
-        let rules = [generated::Generated { path: "firewall.nft".into(), text: rules }];
-        let folder = layout.runtime();
-        generated::write(&folder, &rules, &[])
-            .map_err(|error| format!("cannot write to {}: {error}", folder.display()))?;
-        let file = folder.join("firewall.nft");
-        run(layout, "usr/sbin/nft", &["-f", &file.to_string_lossy()])?;
-        loaded.map(drop)
+        let in_force = firewall::load(layout, rules);
+        let ended = loaded.map(drop).and(in_force);
+        let wrong = ended.as_ref().err().map(Wrong::new).into_iter().collect();
+        if let Err(error) = status::report(layout, "firewall", wrong) {
+            log::warn!("cannot tell what is wrong: {error}");
+        }
+        ended
     }
 }
 

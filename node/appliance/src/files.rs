@@ -11,6 +11,20 @@ use std::path::Path;
 /// # Errors
 /// When it cannot be written; what was there is still there.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32, group: Option<u32>) -> io::Result<()> {
+    replace_owned(path, bytes, mode, None, group)
+}
+
+/// As [`replace`], for a user too: it is theirs from its beginning.
+///
+/// # Errors
+/// As for [`replace`].
+pub fn replace_owned(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    user: Option<u32>,
+    group: Option<u32>,
+) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a file has a folder and a name"));
     };
@@ -20,7 +34,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32, group: Option<u32>) -> io::
     let part = folder.join(part);
     // Of an attempt that a power cut ended.
     let _ = fs::remove_file(&part);
-    let written = write_new(&part, bytes, mode, group).and_then(|()| fs::rename(&part, path));
+    let written = write_new(&part, bytes, mode, (user, group)).and_then(|()| fs::rename(&part, path));
     if written.is_err() {
         let _ = fs::remove_file(&part);
     }
@@ -29,11 +43,16 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32, group: Option<u32>) -> io::
     File::open(folder)?.sync_all()
 }
 
-fn write_new(path: &Path, bytes: &[u8], mode: u32, group: Option<u32>) -> io::Result<()> {
+fn write_new(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    (user, group): (Option<u32>, Option<u32>),
+) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    if group.is_some() {
-        fchown(&file, None, group)?;
+    if user.is_some() || group.is_some() {
+        fchown(&file, user, group)?;
     }
     file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_all()

@@ -8,12 +8,16 @@
 //! On the loopback everything passes. Whoever sends datagrams to a tracker or to the DHT leaves no entry in the
 //! kernel's table of connections, which thousands a second would fill: these ports are filtered without it.
 
+mod load;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Endpoint, Protocol, Settings};
 use crate::generated::HEADER;
+
+pub use load::load;
 
 /// Sources that are remembered for each limit. When there are more, the rest is not limited.
 const SOURCES: usize = 65_536;

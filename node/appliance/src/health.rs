@@ -1,9 +1,9 @@
 //! Whether what was booted does its work: `skerry-box health`, the gate before a boot is blessed.
 //!
-//! The node is asked what everybody is asked, over its own listeners: it is ready, the public listeners
-//! answer, the store is open, and the fleet's control node is heard. The last one is asked of a boot that is
-//! on trial alone, and not where the version before did not hear it either: an update must not be undone
-//! because of another machine.
+//! The packet filter has to be in force. The node is asked what everybody is asked, over its own listeners: it
+//! is ready, the public listeners answer, the store is open, and the fleet's control node is heard. The last
+//! one is asked of a boot that is on trial alone, and not where the version before did not hear it either: an
+//! update must not be undone because of another machine.
 
 use std::fs;
 use std::io;
@@ -19,7 +19,7 @@ use crate::config::Settings;
 use crate::http::{self, Answer, Get, HttpError, PATIENCE, PROXY_LOCAL};
 use crate::layout::Layout;
 use crate::status::{self, Wrong};
-use crate::{files, rollback, trial};
+use crate::{facts, files, rollback, trial};
 
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -87,7 +87,12 @@ impl Reach {
                 String::from_utf8_lossy(&token).trim().to_owned()
             }
         };
-        let all = |listen: &[SocketAddr]| listen.iter().map(|one| http::reachable(*one)).collect();
+        // Where a cable is not plugged in its addresses are not there either, and nothing can be asked.
+        let ours = facts::addresses(layout);
+        let here = |one: &SocketAddr| one.ip().is_loopback() || ours.contains(&one.ip());
+        let all = |listen: &[SocketAddr]| -> Vec<SocketAddr> {
+            listen.iter().map(|one| http::reachable(*one)).filter(here).collect()
+        };
         Ok(Self {
             admin: http::reachable(settings.admin.listen),
             token,
@@ -222,6 +227,11 @@ fn look(layout: &Layout) -> Result<String, Vec<String>> {
     if layout.refused().exists() {
         return Err(vec!["the configuration is refused".into()]);
     }
+    let filter = status::read(layout).into_iter().filter(|wrong| wrong.unit == "firewall");
+    let filter: Vec<String> = filter.map(|wrong| wrong.line()).collect();
+    if !filter.is_empty() {
+        return Err(filter);
+    }
     if !layout.config().is_file() {
         // A box that waits for its configuration does all that it can, unless it lost one.
         let had_one = layout.state().join("provisioned").exists();
@@ -346,6 +356,15 @@ mod tests {
         assert!(wait(&layout, Duration::ZERO).unwrap_err()[0].contains("admin.listen"));
         fs::write(layout.refused(), "").unwrap();
         assert_eq!(wait(&layout, Duration::ZERO).unwrap_err(), ["the configuration is refused"]);
+    }
+
+    #[test]
+    fn a_box_without_its_packet_filter_is_not_well() {
+        let (_root, layout) = layout(node(200, 404, WELL));
+        status::report(&layout, "firewall", vec![Wrong::new("there is no packet filter")]).unwrap();
+        assert_eq!(wait(&layout, Duration::ZERO).unwrap_err(), ["there is no packet filter"]);
+        status::report(&layout, "firewall", vec![]).unwrap();
+        assert!(wait(&layout, Duration::ZERO).is_ok());
     }
 
     #[test]

@@ -31,10 +31,12 @@ mod enrol;
 mod fill;
 mod source;
 
-pub use enrol::{Enrolled, enrol, fleet_port};
+pub use enrol::{Enrolled, enrol, fleet_port, waiting};
 pub use fill::fill;
 pub use source::{FILES, Kind, Offer, offers};
 
+/// Spent tokens that are remembered; a box is enrolled once in a while.
+const MOST_TOKENS: usize = 32;
 /// How long `skerry config check` may take.
 const CHECK: Duration = Duration::from_secs(60);
 
@@ -63,8 +65,8 @@ struct Record {
     digest: String,
     /// The digest of what each source gave last.
     taken: BTreeMap<String, String>,
-    /// SHA-256 of the token that the box was enrolled with.
-    token: String,
+    /// SHA-256 of the tokens that the box was enrolled with, the last ones.
+    tokens: Vec<String>,
 }
 
 impl Record {
@@ -90,7 +92,7 @@ pub fn provision(layout: &Layout, credentials: Option<&Path>) -> io::Result<Outc
     make_folders(layout)?;
     let mut wrong = Vec::new();
     let offers = offers(layout, credentials);
-    enrol::note_fleet_port(layout, &offers)?;
+    enrol::note_waiting(layout, &offers)?;
     let mut outcome = look(layout, &offers, &mut wrong)?;
     if let Some(why) = refuse(layout)? {
         wrong.push(why);

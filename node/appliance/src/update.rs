@@ -83,6 +83,9 @@ struct New {
 impl Update<'_> {
     fn run(&self) -> Result<Outcome, String> {
         let layout = self.layout;
+        let copy = layout.state().join("update/stick");
+        // Of a copy that was cut off.
+        let _ = fs::remove_dir_all(&copy);
         let image = facts::image(layout);
         if image.version.is_empty() {
             return Ok(Outcome::Off);
@@ -94,7 +97,6 @@ impl Update<'_> {
         if let Some(version) = rollback::waiting(layout, &image) {
             return Ok(self.reboot(version));
         }
-        let copy = layout.state().join("update/stick");
         let source = &self.settings.update.source;
         let stick = stick::find(layout);
         let asked = !source.is_empty() && (self.settings.update.automatic || self.now);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
@@ -218,6 +219,20 @@ impl NetworkConfig {
         })
     }
 
+    /// Name of the interface that clients of a `[[registry.links]]` come by: the card or VLAN that names the link.
+    /// A card that is known by its hardware address is looked up in `cards`, which is `/sys/class/net`; `None`
+    /// where nothing names the link, or there is no such card.
+    pub fn interface_of(&self, link: &str, cards: &Path) -> Option<String> {
+        self.interfaces.iter().enumerate().find_map(|(index, interface)| {
+            if interface.link == link {
+                let known = (!interface.name.is_empty()).then(|| interface.name.clone());
+                return known.or_else(|| card(cards, &interface.mac));
+            }
+            let vlan = interface.vlan.iter().find(|vlan| vlan.link == link)?;
+            Some(interface.vlan_name(index, vlan.id))
+        })
+    }
+
     /// The links that cards name: the key, the link's name, and the name of the card if it is known by it.
     pub(super) fn links(&self) -> Vec<(String, &str, Option<String>)> {
         let mut links = Vec::new();
@@ -233,6 +248,15 @@ impl NetworkConfig {
         links.retain(|(_, link, _)| !link.is_empty());
         links
     }
+}
+
+/// The card with a hardware address. What lies on cards has theirs, but no device of its own.
+fn card(cards: &Path, mac: &str) -> Option<String> {
+    let found = std::fs::read_dir(cards).ok()?.flatten().find(|card| {
+        let address = std::fs::read_to_string(card.path().join("address")).unwrap_or_default();
+        address.trim().eq_ignore_ascii_case(mac) && card.path().join("device").exists()
+    })?;
+    found.file_name().into_string().ok()
 }
 
 impl InterfaceConfig {

@@ -51,6 +51,31 @@ fn cards_and_links_name_each_other() {
 }
 
 #[test]
+fn the_interface_of_a_link_is_the_card_that_names_it() {
+    let cards = tempfile::tempdir().unwrap();
+    let card = |name: &str, mac: &str, device: bool| {
+        let folder = cards.path().join(name);
+        std::fs::create_dir_all(if device { folder.join("device") } else { folder.clone() }).unwrap();
+        std::fs::write(folder.join("address"), format!("{mac}\n")).unwrap();
+    };
+    card("bond0", "02:00:5e:10:00:0a", false);
+    card("enp9s0", "02:00:5e:10:00:0a", true);
+    let names = ["north", "south", "west", "east"];
+    let links: String = names.map(|name| format!("[[registry.links]]\nname = \"{name}\"\n")).concat();
+    let settings = parse(&format!(
+        "{links}[[network.interfaces]]\nname = \"enp1s0\"\nlink = \"north\"\naddresses = [\"192.0.2.1/24\"]\n\
+         [[network.interfaces]]\nmac = \"02:00:5e:10:00:0A\"\nlink = \"south\"\naddresses = [\"192.0.2.2/24\"]\n\
+         [[network.interfaces.vlan]]\nid = 7\nlink = \"west\"\naddresses = [\"192.0.2.3/24\"]\n\
+         [[network.interfaces]]\nmac = \"02:00:5e:10:00:0b\"\nlink = \"east\"\n"
+    ));
+    let network = settings.unwrap().network;
+    let found = names.map(|name| network.interface_of(name, cards.path()));
+    let found = found.each_ref().map(Option::as_deref);
+    assert_eq!(found, [Some("enp1s0"), Some("enp9s0"), Some("card1.7"), None]);
+    assert_eq!(network.interface_of("nobody's", cards.path()), None);
+}
+
+#[test]
 fn every_listener_of_a_role_that_is_on_is_known() {
     let settings = parse(
         "[public]\nlisten = [\"0.0.0.0:80\", \"[::]:80\"]\ntls_listen = [\"0.0.0.0:443\"]\n\

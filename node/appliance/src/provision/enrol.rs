@@ -10,7 +10,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-use super::{Offer, Record, digest, fleet_path, install, make_folders, offered_path, offers};
+use super::{
+    MOST_TOKENS, Offer, Record, digest, fill, fleet_path, install, make_folders, offered_path, offers,
+};
 use crate::layout::{Layout, MOST_CONFIG};
 use crate::status::{self, Wrong};
 use crate::{files, firewall, process};
@@ -42,62 +44,80 @@ pub fn enrol(layout: &Layout, credentials: Option<&Path>) -> io::Result<Enrolled
     make_folders(layout)?;
     let mut record = Record::read(layout);
     let offers = offers(layout, credentials);
-    let Some((offer, token)) = unused(&offers, &record) else {
-        status::report(layout, "enrol", Vec::new())?;
-        return Ok(Enrolled::NoToken);
-    };
     let work = layout.runtime().join("enrol");
-    let given = ask(layout, offer, token, &work);
-    let kept = given.map(|tables| keep(layout, &work.join("made"), &tables));
-    // The key, too.
-    let _ = fs::remove_dir_all(&work);
-    let wrong = match kept {
-        Err(wrong) => wrong,
-        Ok(tables) => {
-            let tables = tables?;
-            record.token = digest(token.as_bytes());
-            record.write(layout)?;
-            let written = [offered_path(layout), layout.config()];
-            let text = written.iter().find_map(|path| files::text(path, MOST_CONFIG)).unwrap_or_default();
-            match install(layout, &text, &tables, "the configuration of the fleet") {
-                Ok(()) => {
-                    status::report(layout, "enrol", Vec::new())?;
-                    return Ok(Enrolled::Done);
-                }
-                Err(wrong) => wrong,
+    let (mut wrong, mut enrolled) = (Vec::new(), false);
+    for (offer, token, digest) in unused(&offers, &record) {
+        let given = ask(layout, offer, token, &work);
+        let kept = given.map(|tables| keep(layout, &work.join("made"), &tables));
+        // The key, too.
+        let _ = fs::remove_dir_all(&work);
+        match kept {
+            Err(why) => wrong.push(why),
+            Ok(kept) => {
+                kept?;
+                record.tokens.push(digest);
+                record.tokens.drain(..record.tokens.len().saturating_sub(MOST_TOKENS));
+                record.write(layout)?;
+                (wrong, enrolled) = (Vec::new(), true);
+                break;
             }
         }
-    };
-    status::report(layout, "enrol", vec![wrong])?;
-    Ok(Enrolled::Failed)
+    }
+    // Also what an earlier call could not, since it was cut off.
+    let filled = fill_in(layout);
+    let done = enrolled || filled == Ok(true);
+    wrong.extend(filled.err());
+    let failed = !wrong.is_empty();
+    status::report(layout, "enrol", wrong)?;
+    Ok(match (failed, done) {
+        (true, _) => Enrolled::Failed,
+        (false, true) => Enrolled::Done,
+        (false, false) => Enrolled::NoToken,
+    })
 }
 
-/// The first token that the box was not enrolled with.
-fn unused<'a>(offers: &'a [Offer], record: &Record) -> Option<(&'a Offer, &'a str)> {
-    offers.iter().find_map(|offer| {
-        let token = offer.token.as_deref()?;
-        (digest(token.as_bytes()) != record.token).then_some((offer, token))
-    })
+/// Writes the configuration with what enrolment gave, unless that is what it is; whether it was written.
+fn fill_in(layout: &Layout) -> Result<bool, Wrong> {
+    let Some(tables) = files::text(&fleet_path(layout), MOST_CONFIG) else { return Ok(false) };
+    let current = files::text(&layout.config(), MOST_CONFIG);
+    let text =
+        files::text(&offered_path(layout), MOST_CONFIG).or_else(|| current.clone()).unwrap_or_default();
+    if current.is_some_and(|current| current == fill(&text, &tables)) {
+        return Ok(false);
+    }
+    install(layout, &text, &tables, "the configuration of the fleet").map(|()| true)
+}
+
+/// Tokens that the box was not enrolled with, where they come from, and their digests.
+pub(super) fn unused<'a>(offers: &'a [Offer], record: &Record) -> Vec<(&'a Offer, &'a str, String)> {
+    let tokens = offers.iter().filter_map(|offer| Some((offer, offer.token.as_deref()?)));
+    let tokens = tokens.map(|(offer, token)| (offer, token, digest(token.as_bytes())));
+    tokens.filter(|(_, _, digest)| !record.tokens.contains(digest)).collect()
 }
 
 /// The port of the control node that an unused token is for, as the last look at the sources found it: what the
 /// packet filter lets the box reach besides what its configuration names.
 pub fn fleet_port(layout: &Layout) -> Option<u16> {
-    files::text(&fleet_port_path(layout), 16)?.trim().parse().ok()
+    waiting(layout)?.split_whitespace().next()?.parse().ok()
 }
 
-/// Notes it.
-pub(super) fn note_fleet_port(layout: &Layout, offers: &[Offer]) -> io::Result<()> {
+/// Which unused tokens the last look at the sources found, in a text that changes with them.
+pub fn waiting(layout: &Layout) -> Option<String> {
+    files::text(&waiting_path(layout), 4096)
+}
+
+/// Notes the port of the first one, and the digests of all.
+pub(super) fn note_waiting(layout: &Layout, offers: &[Offer]) -> io::Result<()> {
     let unused = unused(offers, &Record::read(layout));
-    let port = unused.and_then(|(offer, _)| firewall::port_of(offer.fleet_url.as_deref()?));
-    match port {
-        Some(port) => files::replace(&fleet_port_path(layout), format!("{port}\n").as_bytes(), 0o644, None),
-        None => files::remove(&fleet_port_path(layout)),
-    }
+    let port = unused.iter().find_map(|(offer, ..)| firewall::port_of(offer.fleet_url.as_deref()?));
+    let Some(port) = port else { return files::remove(&waiting_path(layout)) };
+    let digests: Vec<&str> = unused.iter().map(|(_, _, digest)| digest.as_str()).collect();
+    let text = format!("{port}\n{}\n", digests.join("\n"));
+    files::replace(&waiting_path(layout), text.as_bytes(), 0o600, None)
 }
 
-fn fleet_port_path(layout: &Layout) -> PathBuf {
-    layout.runtime().join("fleet-port")
+fn waiting_path(layout: &Layout) -> PathBuf {
+    layout.runtime().join("tokens")
 }
 
 /// Runs `skerry node enrol`; gives the tables of a configuration that it printed.
@@ -139,8 +159,8 @@ fn ask(layout: &Layout, offer: &Offer, token: &str, work: &Path) -> Result<Strin
     tables.ok_or_else(|| Wrong::new("cannot enrol: what `skerry node enrol` prints is not understood"))
 }
 
-/// Moves key and certificates beside the configuration, and gives the tables that name them there.
-fn keep(layout: &Layout, made: &Path, tables: &str) -> io::Result<String> {
+/// Moves key and certificates beside the configuration, and keeps the tables that name them there.
+fn keep(layout: &Layout, made: &Path, tables: &str) -> io::Result<()> {
     let mut tables: toml::Table = toml::from_str(tables).map_err(io::Error::other)?;
     let registry = tables.entry("registry").or_insert_with(|| toml::Table::new().into());
     let registry = registry.as_table_mut().ok_or_else(|| io::Error::other("`registry` is no table"))?;
@@ -150,13 +170,11 @@ fn keep(layout: &Layout, made: &Path, tables: &str) -> io::Result<String> {
     chown(&folder, user, group)?;
     for (name, mode, key) in MADE {
         let (bytes, path) = (files::read(&made.join(name), 64 << 10)?, folder.join(name));
-        files::replace(&path, &bytes, mode, None)?;
-        chown(&path, user, group)?;
+        files::replace_owned(&path, &bytes, mode, user, group)?;
         registry.insert(key.to_owned(), format!("/etc/skerry/{FOLDER}/{name}").into());
     }
     let tables = toml::to_string(&tables).map_err(io::Error::other)?;
-    files::replace(&fleet_path(layout), tables.as_bytes(), 0o600, None)?;
-    Ok(tables)
+    files::replace(&fleet_path(layout), tables.as_bytes(), 0o600, None)
 }
 
 /// What `skerry node enrol` knows an authority by: a certificate's, or the text itself when it is one.

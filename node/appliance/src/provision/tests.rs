@@ -257,10 +257,59 @@ fn a_token_alone_needs_a_fleet_that_gives_a_site() {
     assert_eq!(this.enrol(), Enrolled::Failed);
     assert!(this.wrong()[0].contains("`sites.default` is missing"), "{:?}", this.wrong());
     assert_eq!(this.config(), None);
-    assert_eq!(this.enrol(), Enrolled::NoToken);
+    // Not forgotten, though the token is spent.
+    assert_eq!(this.enrol(), Enrolled::Failed);
     assert_eq!(this.provision(), Outcome::Unprovisioned);
-    assert!(this.wrong()[0].starts_with("enrolled, but without configuration"), "{:?}", this.wrong());
+    let waits = |words: &String| words.starts_with("enrolled, but without configuration");
+    assert!(this.wrong().iter().any(waits), "{:?}", this.wrong());
     this.gives("skerry.toml", "[sites.default]\norigin = \"http://a\"\n");
     assert_eq!(this.provision(), Outcome::Taken("credential".into()));
     assert!(this.config().unwrap().contains("name = \"edge-7\""));
+    assert_eq!(this.enrol(), Enrolled::NoToken);
+    assert!(this.wrong().is_empty());
+}
+
+#[test]
+fn an_enrolment_that_was_cut_off_is_finished() {
+    let this = Machine::new();
+    this.gives("skerry.toml", "[sites.default]\norigin = \"http://a\"\n");
+    this.provision();
+    let before = this.config().unwrap();
+    this.gives("skerry.token", "good\n");
+    this.gives("skerry.fleet-url", "https://control:8443\n");
+    assert_eq!(this.enrol(), Enrolled::Done);
+    let after = this.config().unwrap();
+    // The plug was pulled after the token was spent, before the configuration was written.
+    fs::write(this.layout.config(), &before).unwrap();
+    assert_eq!(this.enrol(), Enrolled::Done);
+    assert_eq!(this.config().unwrap(), after);
+    assert_eq!(this.enrol(), Enrolled::NoToken);
+    // Nor does it matter that the operator's own file is not there any more.
+    fs::remove_file(offered_path(&this.layout)).unwrap();
+    assert_eq!(this.enrol(), Enrolled::NoToken);
+    assert_eq!(this.config().unwrap(), after);
+}
+
+#[test]
+fn tokens_that_were_used_are_remembered_and_one_that_is_none_hides_no_other() {
+    let this = Machine::new();
+    this.gives("skerry.toml", "[sites.default]\norigin = \"http://a\"\n");
+    this.provision();
+    this.gives("skerry.fleet-url", "https://control:8443\n");
+    let token = |kind, token: &str| Offer {
+        token: Some(token.into()),
+        fleet_url: Some("https://control:8443".into()),
+        ..offer(kind, "")
+    };
+    let offers = [token(Kind::Credential, "bad"), token(Kind::Stick, "good"), token(Kind::Stick, "used")];
+    let record = Record { tokens: vec![digest(b"used")], ..Record::default() };
+    let left: Vec<&str> = enrol::unused(&offers, &record).iter().map(|(_, token, _)| *token).collect();
+    assert_eq!(left, ["bad", "good"]);
+    this.gives("skerry.token", "good");
+    assert_eq!(this.enrol(), Enrolled::Done);
+    this.gives("skerry.token", "bad");
+    assert_eq!(this.enrol(), Enrolled::Failed);
+    this.gives("skerry.token", "good");
+    assert_eq!(this.enrol(), Enrolled::NoToken);
+    assert!(this.wrong().is_empty());
 }

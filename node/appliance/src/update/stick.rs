@@ -2,11 +2,12 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::facts::Image;
 use crate::fat::Volume;
 use crate::layout::Layout;
-use crate::{disk, files, rollback};
+use crate::{disk, files, process, rollback};
 
 /// The folder of a stick that updates are in.
 const FOLDER: &str = "update";
@@ -14,30 +15,31 @@ const FOLDER: &str = "update";
 const SUMS: [&str; 2] = ["SHA256SUMS", "SHA256SUMS.gpg"];
 /// Longest of both, bytes.
 const MOST_SUMS: u64 = 1 << 20;
-/// Longest file of an image, bytes; more than a slot takes.
-const MOST_FILE: u64 = 2 << 30;
-/// Files of one version.
-const MOST_FILES: usize = 16;
+/// Longest version, bytes: its kernel image and its partitions, which are 200 MB at most.
+const MOST: u64 = 1 << 30;
+/// Whom systemd-sysupdate believes, too.
+const KEYRING: &str = "usr/lib/systemd/import-pubring.gpg";
+/// How long a signature may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The first stick that has updates, and its device.
 pub(super) fn find(layout: &Layout) -> Option<(Volume, String)> {
     disk::stick(layout, &format!("{FOLDER}/{}", SUMS[0]))
 }
 
-/// Copies the newest version that is newer than what runs and did not fail; gives it, `None` without one.
-/// Nothing is believed of it yet.
+/// Copies the newest version that is newer than what runs and did not fail; gives it, `None` without one. Its list
+/// is believed when it is signed, so that nobody else fills the disk; of the files nothing is believed yet.
 pub(super) fn take(
     layout: &Layout,
     stick: &Volume,
     image: &Image,
     to: &Path,
 ) -> Result<Option<String>, String> {
-    // Of an attempt that was cut.
-    let _ = fs::remove_dir_all(to);
     files::make_dir(to, 0o700, None).map_err(|error| format!("cannot make {}: {error}", to.display()))?;
     for name in SUMS {
         copy(stick, name, to, MOST_SUMS)?;
     }
+    signed(layout, to)?;
     let sums = files::text(&to.join(SUMS[0]), MOST_SUMS).unwrap_or_default();
     let failed = rollback::failed(layout, &image.version).map(|failed| failed.version);
     let all: Vec<(&str, &str)> = sums.lines().filter_map(|line| listed(line, &image.id)).collect();
@@ -47,8 +49,9 @@ pub(super) fn take(
         .filter(|version| rollback::newer(version, &image.version) && failed.as_deref() != Some(*version));
     let newest = fresh.reduce(|one, other| if rollback::newer(other, one) { other } else { one });
     let Some(newest) = newest else { return Ok(None) };
-    for (_, name) in all.iter().filter(|(version, _)| *version == newest).take(MOST_FILES) {
-        copy(stick, name, to, MOST_FILE)?;
+    let mut left = MOST;
+    for (_, name) in all.iter().filter(|(version, _)| *version == newest) {
+        left -= copy(stick, name, to, left)?;
     }
     Ok(Some(newest.to_owned()))
 }
@@ -73,13 +76,34 @@ fn listed<'a>(line: &'a str, image_id: &str) -> Option<(&'a str, &'a str)> {
     (wanted && !version.is_empty()).then_some((version, name))
 }
 
-fn copy(stick: &Volume, name: &str, to: &Path, most: u64) -> Result<(), String> {
+/// Whether the list is one of who signs versions of this image.
+fn signed(layout: &Layout, folder: &Path) -> Result<(), String> {
+    let home = folder.join("gnupg");
+    files::make_dir(&home, 0o700, None).map_err(|error| error.to_string())?;
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let (list, signature) = (text(&folder.join(SUMS[0])), text(&folder.join(SUMS[1])));
+    let (home_text, keyring) = (text(&home), text(&layout.at(KEYRING)));
+    let arguments =
+        ["--batch", "--no-options", "--no-default-keyring", "--trust-model=always", "--homedir", &home_text];
+    let arguments = [&arguments[..], &["--keyring", &keyring, "--verify", &signature, &list]].concat();
+    let ended =
+        process::run(&layout.at("usr/bin/gpg"), &arguments, PATIENCE).map_err(|error| error.to_string())?;
+    let _ = fs::remove_dir_all(&home);
+    if ended.status.success() {
+        return Ok(());
+    }
+    log::warn!("{}", ended.stderr.trim());
+    Err(format!("{FOLDER}/{} is not signed by who signs versions of this image", SUMS[0]))
+}
+
+/// How many bytes it has.
+fn copy(stick: &Volume, name: &str, to: &Path, most: u64) -> Result<u64, String> {
     let path = format!("{FOLDER}/{name}");
     let copied = File::create_new(to.join(name))
         .map_err(|error| error.to_string())
         .and_then(|mut file| stick.copy(&path, &mut file, most).map_err(|error| error.to_string()));
     match copied {
-        Ok(Some(_)) => Ok(()),
+        Ok(Some(length)) => Ok(length),
         Ok(None) => Err(format!("{path} is missing")),
         Err(words) => Err(format!("{path}: {words}")),
     }

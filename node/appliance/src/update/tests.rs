@@ -23,6 +23,10 @@ case "$*" in
 esac
 "#;
 
+/// Believes the signature `signature`.
+const GPG: &str =
+    "#!/bin/sh\nfor last; do signature=$list; list=$last; done\ngrep -qx signature \"$signature\"\n";
+
 struct Machine {
     _root: tempfile::TempDir,
     layout: Layout,
@@ -48,9 +52,11 @@ impl Machine {
         for name in ["20-root.transfer", "90-kernel.transfer", "README"] {
             fs::write(layout.at("usr/lib/sysupdate.d").join(name), "").unwrap();
         }
-        let sysupdate = layout.at("usr/lib/systemd/systemd-sysupdate");
-        fs::write(&sysupdate, SYSUPDATE).unwrap();
-        fs::set_permissions(&sysupdate, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir_all(layout.at("usr/bin")).unwrap();
+        for (path, text) in [("usr/lib/systemd/systemd-sysupdate", SYSUPDATE), ("usr/bin/gpg", GPG)] {
+            fs::write(layout.at(path), text).unwrap();
+            fs::set_permissions(layout.at(path), fs::Permissions::from_mode(0o755)).unwrap();
+        }
         Self { _root: root, layout }
     }
 
@@ -194,6 +200,9 @@ fn the_newest_version_of_a_stick_is_copied_and_installed() {
     this.offers("3");
     plug(&this, &[list]);
     assert_eq!(this.update(), Err("stick sdb: update/SHA256SUMS.gpg is missing".into()));
+    plug(&this, &[list, ("SHA256SUMS.gpg", b"a stranger's"), (&kernel, b"kernel")]);
+    let refused = "stick sdb: update/SHA256SUMS is not signed by who signs versions of this image";
+    assert_eq!(this.update(), Err(refused.into()));
     plug(&this, &[list, signature]);
     assert_eq!(this.update(), Err(format!("stick sdb: update/{kernel} is missing")));
     assert_eq!(this.text("from"), "");
@@ -205,7 +214,15 @@ fn the_newest_version_of_a_stick_is_copied_and_installed() {
         "{from}"
     );
     assert_eq!(this.text("copied"), format!("SHA256SUMS\nSHA256SUMS.gpg\n{kernel}\n"));
-    assert!(!this.layout.state().join("update/stick").exists());
+    let copy = this.layout.state().join("update/stick");
+    assert!(!copy.exists());
+    // What a power cut left there is removed, whatever there is to do.
+    fs::create_dir_all(&copy).unwrap();
+    fs::write(this.layout.config(), "").unwrap();
+    fs::remove_file(this.layout.at("efi/EFI/Linux/skerry_3+3.efi")).unwrap();
+    fs::write(this.layout.at("dev/sdb"), "").unwrap();
+    assert_eq!(this.update(), Ok(Outcome::Off));
+    assert!(!copy.exists());
 }
 
 #[test]
