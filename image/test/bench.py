@@ -16,6 +16,8 @@ from pathlib import Path
 from machine import Failed, Machine, enter
 from origin import Origin
 
+# Said once in each boot, by the kernel.
+BOOTS = "UEFI Secure Boot is enabled"
 # A boot under emulation, with whatever else runs beside it.
 BOOT = 600
 CONFIG = """
@@ -75,9 +77,11 @@ class Bases:
 class Bench:
     """Of one scenario: its boxes, its origin, its clock; and what it shares with the others."""
 
-    def __init__(self, tree, out, work, version, bases, cuts, *, name):
+    def __init__(self, tree, out, work, version, bases, cuts, *, name, idle=lambda: None):
         self.tree, self.out, self.work, self.version = tree, Path(out), Path(work).resolve(), version
         self.name, self.bases, self.cuts = name, bases, cuts
+        # To be called before minutes of waiting: the next scenario may begin beside them.
+        self.idle = idle
         self.origin = Origin(random.Random(1).randbytes(300_000))
         self.boxes, self.sticks = [], []
         self.begun = self.at = time.monotonic()
@@ -139,7 +143,7 @@ class Bench:
         box = self.box("provisioned")
         self.start(box)
         box.until_said("Secure Boot keys successfully enrolled", BOOT)
-        box.until_said("UEFI Secure Boot is enabled", BOOT)
+        box.until_said(BOOTS, BOOT)
         self.done("first boot: keys enrolled, booting under Secure Boot")
         self.ready(box)
         served(self, box)
@@ -202,6 +206,13 @@ class Bench:
         """Kernel images on the EFI system partition, the first one; their names say what boot counting does."""
         shown = self.tool("mdir", "-b", "-i", f"{box.disk}@@1M", "::/EFI/Linux")
         return [line.rpartition("/")[2] for line in shown.split()]
+
+    def tried(self, box, suffix, *, left):
+        """Leaves a version that is kept, of a box that is switched off, no more than so many tries."""
+        kept = f"skerry_{self.version}{suffix}"
+        [now] = [name for name in self.entries(box) if name.startswith((f"{kept}+", f"{kept}.efi"))]
+        names = [f"::/EFI/Linux/{name}" for name in (now, f"{kept}+{left}-{9 - left}.efi")]
+        self.tool("mren", "-i", f"{box.disk}@@1M", *names)
 
     def blessed(self, box, suffix):
         """Whether a version that has booted is kept: its tries are not counted, or are all there again."""

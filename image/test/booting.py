@@ -5,6 +5,8 @@ import time
 from bench import BOOT, CONFIG, LUKS, clock, expect, flip, get, kept, machine_shown, plugged, served
 from neighbour import BOX_LOCAL, CARD, Neighbour
 
+# Devices of QEMU.
+DISKS = {"nvme": "nvme,serial=skerry", "sata": "ide-hd,bus=ide.0", "usb": "usb-storage,bus=usb.0"}
 EXT4 = b"\x53\xef"
 
 
@@ -25,10 +27,15 @@ def first_boot(bench):
 
 
 def clock_and_no_tpm(bench):
-    """Without a TPM, and with a clock that is years off: encrypted by a key that it is given, or not at all when its
-    configuration says so; the time comes from the time server, and without one it serves all the same."""
+    """Without a TPM, with a credential by fw_cfg, and with a clock that is years off: encrypted by a key that it is
+    given, or not at all when its configuration says so; the time comes from the time server, and without one it serves
+    all the same."""
     key = bench.box("key", tpm=False)
-    bench.start(key, credentials={"skerry.disk-key": "a key of the test"}, options=["-rtc", "base=2035-06-07T08:09:10"])
+    path = bench.work / "key.toml"
+    path.write_text(CONFIG)
+    options = ["-rtc", "base=2035-06-07T08:09:10"]
+    options += ["-fw_cfg", f"name=opt/io.systemd.credentials/skerry.toml,file={path}"]
+    bench.start(key, config=None, credentials={"skerry.disk-key": "a key of the test"}, options=options)
     bench.ready(key)
     status, _, body = get(key)
     expect(status == 200 and body == bench.origin.body, f"a GET gave {status} and {len(body)} bytes")
@@ -55,6 +62,18 @@ def clock_and_no_tpm(bench):
     bench.done("plugged in while it runs: one that wants none; the time is right")
     plain.kill()
     neighbour.close()
+
+
+def disks(bench):
+    """It boots from an NVMe disk, from a SATA disk and from a USB stick, and completes each."""
+    for name, disk in DISKS.items():
+        box = bench.box(name)
+        bench.start(box, disk=disk)
+        bench.ready(box)
+        served(bench, box)
+        expect(bench.begins(box, "skerry-var", LUKS), "the data is not encrypted")
+        bench.done(f"from {name}")
+        box.kill()
 
 
 def wrong_configuration(bench):

@@ -44,7 +44,7 @@ class Control:
     """A control node on this machine."""
 
     def __init__(self, bench):
-        self.folder = bench.work / "control"
+        self.folder = bench.work / f"{bench.name}-control"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
         tls, self.admin = free_port(), free_port()

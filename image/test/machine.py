@@ -100,11 +100,12 @@ class Machine:
     def environment(self):
         return {**os.environ, "BIND": str(self.folder.parent)}
 
-    def start(self, *, ports=(), reach=None, credentials=None, cmdline="", wire=None, typed=False, options=()):
+    def start(self, *, ports=(), reach=None, credentials=None, cmdline="", wire=None, typed=False, options=(),
+              disk="virtio-blk-pci"):  # fmt: skip
         """Switches on. `ports` of the box are forwarded, and it reaches ports of this machine's loopback as
         10.0.2.100:PORT, {box's: ours}, and nothing else; with `wire`, a Neighbour on a second card too. Credentials
         and more of the kernel's command line are handed over in SMBIOS type 11, as whoever owns the hardware can.
-        With `typed` the serial line has a keyboard."""
+        With `typed` the serial line has a keyboard. `disk` is the device of QEMU that the disk is."""
         log = open(self.folder / "host.log", "ab")
         self.read = self.serial.stat().st_size if self.serial.exists() else 0
         command = [
@@ -117,7 +118,6 @@ class Machine:
             "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE}",
             "-drive", f"if=pflash,format=raw,unit=1,file={self.folder}/firmware.fd",
             "-drive", f"if=none,id=disk,format=raw,file={self.disk},discard=unmap,cache=writeback",
-            "-device", "virtio-blk-pci,drive=disk,bootindex=1",
             "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
             "-serial", "chardev:serial", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off",
         ]  # fmt: skip
@@ -139,7 +139,7 @@ class Machine:
         command += [
             "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console",
             "-chardev", f"socket,id=console,path={self.folder}/console,server=on,wait=off",
-            "-device", "qemu-xhci,id=usb",
+            "-device", "qemu-xhci,id=usb", "-device", f"{disk},drive=disk,bootindex=1",
         ]  # fmt: skip
         if wire:
             command += ["-netdev", wire.netdev(), "-device", f"virtio-net-pci,netdev=wire,mac={MACS[1]}"]
@@ -314,8 +314,9 @@ class Machine:
         with socket.socket(socket.AF_UNIX) as wire:
             wire.connect(str(self.folder / "console"))
             wire.settimeout(seconds)
-            # The order must not hold the word that ends its answer.
-            wire.sendall(f"stty -echo\n{{ {order}\n}} 2>&1; printf '\\nDO%s\\n' NE\n{answer}".encode())
+            # The order must not hold the words that begin and end its answer; in between there may be prompts.
+            order = f"{{ printf '\\nBE%s\\n' GIN; {order}\n}} 2>&1; printf '\\nDO%s\\n' NE"
+            wire.sendall(f"PS1= PS2= && stty -echo\n{order}\n{answer}".encode())
             heard = b""
             while b"\nDONE" not in heard.replace(b"\r", b""):
                 more = wire.recv(65536)
@@ -323,4 +324,4 @@ class Machine:
                     raise Failed(f"the shell ended in {order!r}: {heard[-500:]!r}")
                 heard += more
         text = heard.decode(errors="replace").replace("\r", "")
-        return text[: text.rindex("\nDONE")]
+        return text[: text.rindex("\nDONE")].rpartition("\nBEGIN\n")[2]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import BOOT, LUKS, Bases, Bench, expect, served
+from bench import BOOT, BOOTS, LUKS, Bases, Bench, expect, served
 from machine import Failed, Machine
 
 # lynis starts thousands of programs, each of them emulated.
@@ -88,7 +88,7 @@ def booted(bench):
     box = bench.box("measured")
     bench.start(box)
     box.until_said("Secure Boot keys successfully enrolled", BOOT)
-    box.until_said("UEFI Secure Boot is enabled", BOOT)
+    box.until_said(BOOTS, BOOT)
     bench.ready(box)
     served(bench, box)
     expect(bench.begins(box, "skerry-var", LUKS), "the data is not encrypted")
@@ -96,7 +96,7 @@ def booted(bench):
     box.run("sync", BOOT)
     box.kill()
     bench.start(box, config=None)
-    box.until_said("UEFI Secure Boot is enabled", BOOT)
+    box.until_said(BOOTS, BOOT)
     bench.ready(box)
     served(bench, box)
     box.run(SHELL, BOOT)

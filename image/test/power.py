@@ -4,7 +4,7 @@ import os
 import random
 import time
 
-from bench import BOOT, expect, kept, last_screen, plugged, up
+from bench import BOOT, BOOTS, expect, kept, last_screen, plugged, up
 from machine import Failed
 
 # Of all cuts so many fall into the trial of the new version, the others into its installation.
@@ -105,7 +105,7 @@ def power_cuts_on_trial(bench):
         for cut in range(cuts - in_a_row + 1, cuts + 1):
             bench.start(box, config=None)
             # By now systemd-boot has counted the try; and nothing has asked for the health of the box yet.
-            box.until_said("UEFI Secure Boot is enabled", BOOT)
+            box.until_said(BOOTS, BOOT)
             moment = chance.uniform(0, 12)
             time.sleep(moment)
             box.kill()

@@ -4,15 +4,16 @@ token, reset, replace a disk, get a box up again."""
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
-from bench import (BOOT, CONFIG, LUKS, TOKEN, WATCHED, admin, expect, get, kept, last_screen, machine_shown, plugged,
-                   served, up, version_shown)  # fmt: skip
+from bench import (BOOT, BOOTS, CONFIG, LUKS, TOKEN, WATCHED, admin, expect, get, kept, last_screen, machine_shown,
+                   plugged, served, up, version_shown)  # fmt: skip
 from booting import EXT4
 from control import Control
 from live import live_system, tried
 from machine import MACS
-from updating import until_runs, updated
+from updating import until_runs, updated, went_back
 from watching import skerry
 
 # What is printed on the disk that is flashed.
@@ -39,7 +40,8 @@ def flash(bench):
     box = bench.machine("flashed")
     box.new_board()
     box.new_disk()
-    texts = {"fleet.toml": CONFIG, "edge-7.toml": NETWORK}
+    # On one address alone, by which the box asks itself too.
+    texts = {"fleet.toml": CONFIG.replace("0.0.0.0:80", "10.0.2.15:80"), "edge-7.toml": NETWORK}
     source = written(bench, "source", texts, {image.name: image, sums.name: sums}, label="SOURCE")
     live = bench.machine("live", tpm=False)
     live.new_board()
@@ -144,6 +146,42 @@ def replace_disk(bench, control, box):
     elsewhere.kill()
 
 
+def update_in_a_fleet(bench):
+    """A node of a fleet goes back from a version that does not hear the control node, which the one before heard. It
+    keeps one where that is known to be down, and the fleet sees which version it has."""
+    control = Control(bench)
+    try:
+        member = enrol(bench, control)
+        member.off()
+        stick = plugged(bench.update_stick(".2"))
+
+        deaf = bench.copy(member, "deaf")
+        bench.start(deaf, config=None, reach=control.reach, options=stick)
+        until_shown(deaf, "the control node answers")
+        deaf.until("it reboots", lambda: deaf.said().count(BOOTS) > 1, BOOT)
+        control.stop()
+        until_runs(bench, deaf, ".2")
+        deaf.until("it is left", lambda: "went back" in last_screen(deaf), BOOT + 300)
+        went_back(bench, deaf, ".2")
+        until_shown(deaf, "the control node does not answer, and did before the update", 60)
+        expect(version_shown(deaf) == bench.version, f"it runs version {version_shown(deaf)}")
+        bench.done("a version that does not hear the control node is left")
+        deaf.kill()
+
+        bench.start(member, config=None, reach=control.reach)
+        until_shown(member, "ready and serving, the control node does not answer")
+        member.plug("update", bench.update_stick(".2"))
+        until_runs(bench, member, ".2")
+        bench.ready(member)
+        member.until("it is blessed", lambda: bench.blessed(member, ".2"), 300)
+        bench.done("where it was known to be down, the version is kept")
+        control.start()
+        control.hears(member, bench.version + ".2")
+        bench.done("the fleet sees the version")
+    finally:
+        control.stop()
+
+
 def credentials_of_the_tpm(bench):
     """Files of the boot partition that are encrypted to a box's TPM are its configuration and the admin token. On a
     board with another TPM they are nothing; a stick provisions that."""
@@ -240,7 +278,7 @@ def disk_key(bench):
     bench.start(box, config=None)
     box.until("it gives up", lambda: re.search(r"TIME.*/dev/skerry/var", box.said()), BOOT)
     bench.done("without a key: a wait for /dev/skerry/var, in vain")
-    box.until("it reboots", lambda: box.said().count("UEFI Secure Boot is enabled") > 1, 180)
+    box.until("it reboots", lambda: box.said().count(BOOTS) > 1, 180)
     expect(get(box)[0] == 0, "it serves without its data")
     bench.done("and a reboot")
     box.kill()
@@ -255,7 +293,7 @@ def disk_key(bench):
 
 def recover(bench):
     """The boot menu boots the older version, which runs until the next start, set as the default too. A wrong
-    configuration is shown, and the box runs on with its own. A version whose kernel image is taken off the boot
+    configuration is shown then, and the box runs on with its own. A version whose kernel image is taken off the boot
     partition is out of the way, and the older one takes newer versions."""
     box = bench.copy(updated(bench), "recovered")
     bench.start(box, config=None, typed=True)
@@ -269,18 +307,19 @@ def recover(bench):
     kept(bench, box)
     bench.done("the boot menu: the older version")
     wrong = CONFIG.replace("[public]\n", "[public]\nlisten_on = 1\n")
-    box.plug("wrong", written(bench, "recover-wrong", {"skerry.toml": wrong}))
-    line = wrong.split("listen_on")[0].count("\n") + 1
-    until_shown(box, f"WRONG provision: skerry.toml (stick sda), line {line}: ", 60)
-    # A stick has the box look for updates, too.
+    stick = written(bench, "recover-wrong", {"skerry.toml": wrong})
+    box.plug("wrong", stick)
+    # A stick has the box look for updates; and for a configuration at its next start.
+    time.sleep(30)
     expect(version_shown(box) == bench.version, "it went on to the newer version by itself")
-    kept(bench, box)
-    bench.done("a wrong configuration changes nothing, and the version stays")
     box.off()
-    bench.start(box, config=None)
+    bench.start(box, config=None, options=plugged(stick))
     version = up(bench, box)
     expect(version == bench.version + ".2", f"version {version} runs after another start")
-    bench.done("the next start: the newer version")
+    line = wrong.split("listen_on")[0].count("\n") + 1
+    until_shown(box, f"WRONG provision: skerry.toml (stick sda), line {line}: ", 60)
+    kept(bench, box)
+    bench.done("the next start: the newer version; a wrong configuration is shown, and changes nothing")
     box.off()
 
     bad = [name for name in bench.entries(box) if name.startswith(f"skerry_{bench.version}.2")]

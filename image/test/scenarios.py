@@ -11,12 +11,14 @@ program on this machine; KEYS, the folder of the keys that the images are signed
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import booting
+import debugging
 import power
 import procedures
 import updating
@@ -24,13 +26,13 @@ import watching
 from bench import Bases, Bench, forget
 from machine import Failed, Machine
 
-# The longest first.
+# The longest first; but others wait for the box that the very first one provisions.
 PROMISES = [
     updating.update_and_rollback,
+    booting.clock_and_no_tpm,
     power.power_cuts,
     power.power_cuts_on_trial,
     updating.flipped_byte_after_update,
-    booting.clock_and_no_tpm,
     updating.update_over_https,
     booting.first_boot,
     watching.from_outside,
@@ -41,19 +43,41 @@ PROMISES = [
 PROCEDURES = [
     procedures.disk_key,
     procedures.recover,
+    procedures.update_in_a_fleet,
     procedures.enrol_and_replace_disk,
     procedures.credentials_of_the_tpm,
     procedures.factory_reset,
     procedures.plain_var_refused,
     procedures.flash,
 ]
+# Each by its name alone: it needs an image that is made otherwise, or takes long for what it shows.
+OTHERS = [debugging.debug_extension, booting.disks]
 # What the kernel says when the emulator has lost a timer of a processor, as it does on a machine that is very busy.
 STALLED = "Possible timer handling issue on cpu"
 
 
-def run(scenario, *arguments, again=True):
+def in_turn(places, ended, scenario, *arguments):
+    """Runs it when a place is free, and frees that when it is through, or says that it will only wait for long."""
+    places.acquire()
+    if ended.is_set():
+        places.release()
+        return "not begun", 0
+    freed = threading.Event()
+
+    def free():
+        if not freed.is_set():
+            freed.set()
+            places.release()
+
+    try:
+        return run(scenario, *arguments, idle=free)
+    finally:
+        free()
+
+
+def run(scenario, *arguments, idle, again=True):
     """Why it failed, or nothing; and how long it took, seconds. Once more where the emulator failed."""
-    bench = Bench(*arguments, name=scenario.__name__)
+    bench = Bench(*arguments, name=scenario.__name__, idle=idle)
     bench.say(" ".join(scenario.__doc__.split()))
     words = ""
     try:
@@ -72,7 +96,7 @@ def run(scenario, *arguments, again=True):
     if stalled and again:
         bench.say("the emulator lost a timer: once more")
         bench.bases.forgive()
-        words, seconds = run(scenario, *arguments, again=False)
+        words, seconds = run(scenario, *arguments, idle=idle, again=False)
         took += seconds
         if not words:
             print(f"{scenario.__name__:>28}  passed at its second try", flush=True)
@@ -81,7 +105,7 @@ def run(scenario, *arguments, again=True):
 
 def main():
     tree, out, work, version, *names = sys.argv[1:]
-    known = {scenario.__name__: [scenario] for scenario in PROMISES + PROCEDURES} | {"procedures": PROCEDURES}
+    known = {scenario.__name__: [scenario] for scenario in PROMISES + PROCEDURES + OTHERS} | {"procedures": PROCEDURES}
     unknown = [name for name in names if name not in known]
     if unknown:
         sys.exit(f"no such scenario: {', '.join(unknown)}; there are {', '.join(known)}")
@@ -90,12 +114,16 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     bases = Bases()
     cuts = int(os.environ.get("CUTS", "20"))
-    pool = ThreadPoolExecutor(max_workers=int(os.environ.get("JOBS", "2")))
+    pool = ThreadPoolExecutor(max_workers=len(chosen))
+    places = threading.Semaphore(int(os.environ.get("JOBS", "2")))
+    ended = threading.Event()
+    given = (tree, out, work, version, bases, cuts)
     begun = time.monotonic()
     try:
-        futures = {one: pool.submit(run, one, tree, out, work, version, bases, cuts) for one in chosen}
+        futures = {one: pool.submit(in_turn, places, ended, one, *given) for one in chosen}
         results = {one.__name__: future.result() for one, future in futures.items()}
     finally:
+        ended.set()
         pool.shutdown(wait=False, cancel_futures=True)
         Machine.kill_all()
     failed = [name for name, (words, _) in results.items() if words]

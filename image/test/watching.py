@@ -9,13 +9,19 @@ import time
 import tomllib
 from pathlib import Path
 
-from bench import CONFIG, TOKEN, TOKEN_CREDENTIAL, WATCHED, admin, expect, get, kept, metric
+from bench import CONFIG, TOKEN, TOKEN_CREDENTIAL, WATCHED, admin, expect, get, kept, last_screen, metric
 from machine import Failed
 from neighbour import BOX, BOX6, CARD, USUAL_UDP, Neighbour
 
 CLONE = Path(__file__).resolve().parent.parent.parent
 # What the rows of a world are called in a question.
 WORLDS = {"region-router": "candidates", "preload-planner": "items", "super-peer-scheduler": "candidates"}
+# On the second card. What the neighbour sends has no tag, so nobody is there.
+VLAN = """
+[[network.interfaces.vlan]]
+id = 7
+addresses = ["198.51.100.7/24"]
+"""
 # The flood limit would make hours of a scan from one address; every other rule stays.
 OPEN = '[network]\nmax_connections_per_second = 20000\n'
 
@@ -41,8 +47,10 @@ def from_outside(bench):
     policy = f'[policy.signers]\nauthor = "{author}"\n[policy.breaker]\nfailures = 1000\n'
     box = bench.copy(bench.provisioned(), "outside")
     neighbour = Neighbour(box.folder)
-    bench.start(box, both + WATCHED + policy + OPEN + CARD, credentials=TOKEN_CREDENTIAL, wire=neighbour, typed=True)
+    config = both + WATCHED + policy + OPEN + CARD + VLAN
+    bench.start(box, config, credentials=TOKEN_CREDENTIAL, wire=neighbour, typed=True)
     bench.ready(box)
+    box.until("its addresses", lambda: {BOX, BOX6, "198.51.100.7"} <= set(last_screen(box).split()), 60)
     kept(bench, box)
     metrics(bench, box)
     for world in WORLDS:
