@@ -254,13 +254,12 @@ impl Client {
             Self::Libtorrent => libtorrent::fetch(order, &source, folder.path()),
         };
         let file = |name| File::create(folder.path().join(name)).expect("a file in the peer's folder");
-        let child = command.stdout(file("stdout")).stderr(file("stderr")).spawn();
-        let child = child.unwrap_or_else(|error| {
-            panic!("{} does not start: {error}", command.get_program().to_string_lossy())
-        });
+        command.stdout(file("stdout")).stderr(file("stderr"));
         Fetch {
             client: self,
-            child,
+            child: started(&mut command),
+            command,
+            again: self == Self::Transmission,
             swarm,
             started: Instant::now(),
             bound: order.bound,
@@ -273,6 +272,10 @@ impl Client {
 pub struct Fetch {
     client: Client,
     child: Child,
+    command: Command,
+    /// Whether it is started once more when it ends without anything: `transmission-cli` ends when its
+    /// torrent is stopped, and that is for a moment what has just got its metadata by a magnet link.
+    again: bool,
     swarm: Option<Swarm>,
     started: Instant,
     bound: Duration,
@@ -291,6 +294,11 @@ impl Fetch {
                 && (transmission::finished(folder.path()) || self.started.elapsed() > self.bound)
             {
                 break;
+            }
+            if ended.is_some() && self.again {
+                self.again = false;
+                self.child = started(&mut self.command);
+                ended = None;
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -335,6 +343,12 @@ impl Fetch {
         }
         outcome
     }
+}
+
+fn started(command: &mut Command) -> Child {
+    command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{} does not start: {error}", command.get_program().to_string_lossy()))
 }
 
 impl Drop for Fetch {

@@ -196,6 +196,57 @@ fn nothing_but_a_trial_reboots_a_box() {
     assert!(tries.is_some_and(|tries| (1..trial::KEPT).contains(&tries)), "{tries:?}");
 }
 
+#[test]
+fn make_installs_what_a_server_needs() {
+    let clone = Path::new(SYSTEMD).parent().expect("a clone");
+    let target = node().ancestors().nth(2).expect("where cargo builds to").to_owned();
+    let below = tempfile::tempdir().expect("a folder");
+    let install = |prefix: &str| {
+        let output = Command::new("make")
+            .current_dir(clone)
+            // It was built before it is tested.
+            .args(["--no-print-directory", "--assume-old=build", "install"])
+            .arg(format!("PREFIX={prefix}"))
+            .arg(format!("DESTDIR={}", below.path().display()))
+            .arg(format!("SKERRY_BIN={}", node().display()))
+            .arg(format!("CARGO_TARGET_DIR={}", target.display()))
+            .output()
+            .expect("make runs");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    install("/usr");
+    let installed = |path: &str| below.path().join(path);
+    for program in ["usr/bin/skerry", "usr/lib/skerry/skerry-box"] {
+        let output = Command::new(installed(program)).arg("--version").output().expect("it runs");
+        assert!(output.status.success(), "{program}: {}", text(&output.stderr));
+    }
+    for unit in Staged::new().units().iter().filter_map(|path| path.file_name()?.to_str()) {
+        // Those that are made of a configuration are made on the server.
+        if Path::new(SYSTEMD).join(unit).exists() {
+            let text = fs::read_to_string(installed("usr/lib/systemd/system").join(unit));
+            assert_eq!(text.ok(), fs::read_to_string(Path::new(SYSTEMD).join(unit)).ok(), "{unit}");
+        }
+    }
+    for file in ["sysusers.d/skerry.conf", "tmpfiles.d/skerry.conf", "systemd/system-preset/80-skerry.preset"]
+    {
+        assert!(installed("usr/lib").join(file).is_file(), "{file}");
+    }
+    let config = installed("etc/skerry/skerry.toml");
+    fs::write(&config, "[sites.default]\norigin = \"http://192.0.2.1\"\n").expect("a configuration");
+    install("/usr");
+    assert!(
+        fs::read_to_string(&config).expect("it stays").contains("192.0.2.1"),
+        "a configuration was replaced"
+    );
+
+    install("/opt/skerry");
+    let unit = fs::read_to_string(installed("opt/skerry/lib/systemd/system/skerry.service")).expect("a unit");
+    assert!(
+        unit.contains("ExecStart=/opt/skerry/bin/skerry run") && !unit.contains("/usr/bin/skerry"),
+        "{unit}"
+    );
+}
+
 /// Puts rules in force in a namespace, or panics with what nft says of them.
 fn load(netns: &Netns, rules: &str) {
     let file = tempfile::NamedTempFile::new().expect("a file");
@@ -263,6 +314,65 @@ fn only_what_is_configured_comes_in_and_goes_out() {
     // Without a configuration nobody comes in, and the box may ask for one.
     load(&wire.machine, &firewall::closed());
     assert_eq!((comes_in(), goes_out()), (vec![], there.to_vec()));
+}
+
+#[test]
+fn a_flood_of_one_source_ends_at_its_limits_and_others_come_in() {
+    let wire = Wire::new();
+    let rules = |network: &str| {
+        let text = format!("public = {{ listen = [\"0.0.0.0:80\"], max_connections = 1024 }}\n{network}\n");
+        load(&wire.machine, &firewall::ruleset(&settings(&text), Users { node: Some(0) }, None));
+    };
+    let [listener] = &listen(&wire.machine, &[80])[..] else { panic!("one listener") };
+    let listener = listener.try_clone().expect("a listener");
+    // What is taken stays open.
+    std::thread::spawn(move || listener.incoming().flatten().collect::<Vec<_>>());
+    let connect = |times: usize, patience: Duration| -> Vec<TcpStream> {
+        let to = SocketAddr::from((MACHINE, 80));
+        let once = |_| TcpStream::connect_timeout(&to, patience).ok();
+        wire.neighbour.inside(|| (0..times).filter_map(once).collect())
+    };
+    // What is lost to nothing but a busy machine is sent again within this time; what is refused is told at once.
+    let long = Duration::from_secs(10);
+    let flooded = || {
+        let output = wire
+            .machine
+            .inside(|| Command::new("nft").args(["list", "counter", "inet", "skerry", "flood"]).output());
+        let words = text(&output.expect("nft of nftables runs").stdout);
+        let packets = words.split_whitespace().skip_while(|word| *word != "packets").nth(1);
+        packets.and_then(|packets| packets.parse::<u64>().ok()).expect("a counter")
+    };
+    // From now on it comes as 192.0.2.2, or as itself.
+    let come_as = |address: &str| {
+        for order in [
+            format!("address replace {address}/32 dev wire"),
+            format!("route replace 192.0.2.7/32 dev wire src {address}"),
+        ] {
+            let output =
+                wire.neighbour.command("ip").args(order.split(' ')).output().expect("ip of iproute2 runs");
+            assert!(output.status.success(), "ip {order}: {}", text(&output.stderr));
+        }
+    };
+
+    rules("network.max_connections_per_second = 1");
+    let begun = std::time::Instant::now();
+    // What is dropped is not sent again within this time (RFC 6298, section 2.1: 1 s).
+    let through = connect(12, Duration::from_millis(300)).len();
+    let most = 2 + 1 + begun.elapsed().as_secs() as usize;
+    assert!((1..=most).contains(&through), "{through} of 12 within {:?}", begun.elapsed());
+    let before = flooded();
+    assert!(before as usize >= 12 - most, "{before} of 12 were dropped within {:?}", begun.elapsed());
+    come_as("192.0.2.2");
+    assert_eq!((connect(2, long).len(), flooded() - before), (2, 0), "another source");
+
+    // A quarter of what the node takes.
+    rules("network.max_connections_per_second = 0");
+    let before = flooded();
+    let open = connect(270, long);
+    assert_eq!((open.len(), flooded() - before), (256, 14));
+    come_as("192.0.2.3");
+    assert_eq!(connect(1, long).len(), 1, "another source");
+    drop(open);
 }
 
 #[test]
