@@ -13,8 +13,12 @@ from machine import MACS, Failed
 BOX_MAC = bytes.fromhex(MACS[1].replace(":", ""))
 OUR_MAC = bytes.fromhex("02005e1000fe")
 # What it and the box are configured with; the link-local ones are there without (RFC 4291, appendix A).
-OURS = {"192.0.2.1", "2001:db8:7::1", "fe80::1"}
+UNTAGGED = {"192.0.2.1", "2001:db8:7::1", "fe80::1"}
 BOX, BOX6, BOX_LOCAL = "192.0.2.7", "2001:db8:7::7", "fe80::5eff:fe10:2"
+# On a VLAN of the same wire.
+TAG = 7
+TAGGED, BOX_TAGGED = "198.51.100.1", "198.51.100.7"
+OURS = UNTAGGED | {TAGGED}
 CARD = f"""
 [[network.interfaces]]
 mac = "{MACS[0]}"
@@ -22,8 +26,13 @@ mac = "{MACS[0]}"
 mac = "{MACS[1]}"
 addresses = ["{BOX}/24", "{BOX6}/64"]
 """
+VLAN = f"""
+[[network.interfaces.vlan]]
+id = {TAG}
+addresses = ["{BOX_TAGGED}/24"]
+"""
 
-ARP, IP4, IP6 = 0x0806, 0x0800, 0x86DD
+ARP, IP4, IP6, DOT1Q = 0x0806, 0x0800, 0x86DD, 0x8100
 ICMP, TCP, UDP, ICMP6 = 1, 6, 17, 58
 SYN, RST, SYN_ACK = 0x02, 0x04, 0x12
 # Seconds from 1900 to 1970.
@@ -49,8 +58,15 @@ def checksum(data):
     return total ^ 0xFFFF
 
 
+def ethernet(source, kind):
+    """The head of a frame to the box, with a tag where this address of ours is on the VLAN (IEEE 802.1Q)."""
+    tag = struct.pack("!HH", DOT1Q, TAG) if source == TAGGED else b""
+    return BOX_MAC + OUR_MAC + tag + struct.pack("!H", kind)
+
+
 def frame(source, target, protocol, body):
     """A whole frame to the box. `body` has a checksum of 0 where its protocol has one."""
+    start = ethernet(source, IP6 if ":" in source else IP4)
     source, target = packed(source), packed(target)
     place = {TCP: 16, UDP: 6, ICMP: 2, ICMP6: 2}[protocol]
     pseudo = b"" if protocol == ICMP else source + target + struct.pack("!II", len(body), protocol)
@@ -58,10 +74,10 @@ def frame(source, target, protocol, body):
     if len(source) == 4:
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0, 64, protocol, 0) + source + target
         head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
-        return BOX_MAC + OUR_MAC + struct.pack("!H", IP4) + head + body
+        return start + head + body
     # Neighbours are believed at this hop limit alone (RFC 4861 §6.1).
     head = struct.pack("!IHBB", 6 << 28, len(body), protocol, 255) + source + target
-    return BOX_MAC + OUR_MAC + struct.pack("!H", IP6) + head + body
+    return start + head + body
 
 
 class Neighbour:
@@ -108,13 +124,20 @@ class Neighbour:
                 continue
 
     def hear(self, data):
-        (kind,) = struct.unpack_from("!H", data, 12)
+        kind, tag = struct.unpack_from("!HH", data, 12)
+        here = UNTAGGED
+        if kind == DOT1Q:
+            if tag & 0xFFF != TAG:
+                return
+            here = {TAGGED}
+            data = data[:12] + data[16:]
+            (kind,) = struct.unpack_from("!H", data, 12)
         if kind == ARP:
             operation, _, sender, _, target = struct.unpack_from("!H6s4s6s4s", data, 20)
-            if operation == 1 and text(target) in OURS:
+            if operation == 1 and text(target) in here:
                 answer = struct.pack("!HHBBH", 1, IP4, 6, 4, 2) + OUR_MAC + target + BOX_MAC + sender
-                self.send(BOX_MAC + OUR_MAC + struct.pack("!H", ARP) + answer)
-        elif kind == IP4:
+                self.send(ethernet(text(target), ARP) + answer)
+        elif kind == IP4 and text(data[30:34]) in here:
             length = (data[14] & 15) * 4
             self.hear_packet(data[23], text(data[26:30]), text(data[30:34]), data[14 + length :])
         elif kind == IP6:
@@ -172,6 +195,8 @@ class Neighbour:
     @staticmethod
     def facing(box):
         """Which of our addresses a box sees."""
+        if box == BOX_TAGGED:
+            return TAGGED
         return "fe80::1" if box.startswith("fe80") else "2001:db8:7::1" if ":" in box else "192.0.2.1"
 
     def try_ports(self, box, protocol, ports, body_of):

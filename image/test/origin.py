@@ -1,7 +1,9 @@
-"""Servers on loopback: an origin that counts what it is asked, and a folder of releases over TLS."""
+"""Servers on loopback: an origin that counts what it is asked, a folder of releases over TLS, a proxy."""
 
+import contextlib
 import http.server
 import shutil
+import socket
 import ssl
 import threading
 
@@ -13,6 +15,8 @@ class Server:
         class Answer(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 answer(self)
+
+            do_CONNECT = do_GET
 
             def log_message(self, *_):
                 pass
@@ -81,6 +85,41 @@ class Releases(Server):
             shutil.copyfileobj(file, handler.wfile, 1 << 20)
 
 
+class Proxy(Server):
+    """Connects who asks for it (RFC 9110 §9.3.6) with ports of this machine's loopback, {HOST:PORT: ours}. Tells what
+    it was asked for."""
+
+    def __init__(self, routes):
+        self.routes = routes
+        self.asked = []
+        super().__init__(self.answer)
+
+    def answer(self, handler):
+        self.asked.append(f"{handler.command} {handler.path}")
+        port = self.routes.get(handler.path)
+        if handler.command != "CONNECT" or not port:
+            handler.send_error(403)
+            return
+        with socket.create_connection(("127.0.0.1", port)) as other:
+            handler.send_response(200)
+            handler.end_headers()
+            back = threading.Thread(target=pump, args=(other, handler.connection), daemon=True)
+            back.start()
+            pump(handler.connection, other)
+            back.join()
+        handler.close_connection = True
+
+
+def pump(source, target):
+    """Until one of them has enough; the other is told."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    for one, way in ((target, socket.SHUT_WR), (source, socket.SHUT_RD)):
+        with contextlib.suppress(OSError):
+            one.shutdown(way)
+
+
 class Authority:
     """One that signs certificates, in a folder of a bench."""
 
@@ -96,11 +135,11 @@ class Authority:
         self.bench.tool("openssl", "req", "-quiet", "-x509", "-newkey", "rsa:2048", "-noenc", "-sha256", *self.DATES,
                         "-subj", f"/CN={name}", "-keyout", key, "-out", file, *more)  # fmt: skip
 
-    def identity(self, address):
-        """A certificate for an address, and its key in the same file."""
+    def identity(self, name):
+        """A certificate for `DNS:NAME` or `IP:ADDRESS`, and its key in the same file."""
         stem = self.file.with_suffix("")
         key, file = stem.with_name(f"{stem.name}-server.key"), stem.with_name(f"{stem.name}-server.pem")
-        names = ["-addext", f"subjectAltName=IP:{address}", "-addext", "basicConstraints=critical,CA:FALSE"]
+        names = ["-addext", f"subjectAltName={name}", "-addext", "basicConstraints=critical,CA:FALSE"]
         self.request("releases", key, file, ["-CA", self.file, "-CAkey", self.key, *names])
         file.write_text(file.read_text() + key.read_text())
         return file

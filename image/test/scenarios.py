@@ -48,6 +48,7 @@ PROCEDURES = [
     procedures.credentials_of_the_tpm,
     procedures.factory_reset,
     procedures.plain_var_refused,
+    updating.update_through_a_proxy,
     procedures.flash,
 ]
 # Each by its name alone: it needs an image that is made otherwise, or takes long for what it shows.

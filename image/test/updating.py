@@ -4,7 +4,7 @@ import json
 
 from bench import (BOOT, CONFIG, TOKEN_CREDENTIAL, WATCHED, admin, expect, flip, kept, last_screen, metric, plugged,
                    version_shown)  # fmt: skip
-from origin import Authority, Releases
+from origin import Authority, Proxy, Releases
 
 # The journal's warnings are read on the serial line too.
 TOLD = "systemd.journald.forward_to_console=1 systemd.journald.max_level_console=warning"
@@ -84,18 +84,16 @@ def update_over_https(bench):
     """From a server whose certificate is the configured authority's, and from no other."""
     address = "10.0.2.100"
     right, stranger = Authority(bench, "authority"), Authority(bench, "stranger")
-    releases = Releases(bench.parts(".2"), stranger.identity(address))
-    source = f'source = "https://{address}:8443/skerry"\nautomatic = true\n'
-    source += f'authorities = """\n{right.file.read_text()}"""\n'
+    releases = Releases(bench.parts(".2"), stranger.identity(f"IP:{address}"))
     box = bench.copy(bench.provisioned(), "https")
-    bench.start(box, CONFIG.replace("[update]\n", f"[update]\n{source}"), reach={8443: releases.port})
+    bench.start(box, from_source(address, right), reach={8443: releases.port})
     bench.ready(box)
     # A stick has the box look at once; without an update on it, at the source.
     box.plug("first", bench.stick("https-first.img", {}))
     box.until("the stranger is not believed", lambda: "update: systemd-sysupdate" in last_screen(box), 300)
     expect(releases.refused and not releases.asked, f"a stranger was asked for {releases.asked}")
     bench.done("a server with another authority's certificate is not believed")
-    releases.identity = right.identity(address)
+    releases.identity = right.identity(f"IP:{address}")
     box.plug("second", bench.stick("https-second.img", {}))
     until_runs(bench, box, ".2")
     missing = {part.name for part in bench.parts(".2")} - set(releases.asked)
@@ -103,3 +101,29 @@ def update_over_https(bench):
     bench.ready(box)
     kept(bench, box)
     releases.stop()
+
+
+def update_through_a_proxy(bench):
+    """From a server that the box neither reaches nor knows the address of: the proxy does."""
+    name, at = "releases.example", "10.0.2.100"
+    authority = Authority(bench, "behind-proxy")
+    releases = Releases(bench.parts(".2"), authority.identity(f"DNS:{name}"))
+    proxy = Proxy({f"{name}:8443": releases.port})
+    config = from_source(name, authority) + f'[network]\nproxy = "http://{at}:3128"\n'
+    box = bench.copy(bench.provisioned(), "proxy")
+    bench.start(box, config, reach={3128: proxy.port})
+    bench.ready(box)
+    box.plug("look", bench.stick("proxy-look.img", {}))
+    until_runs(bench, box, ".2")
+    expect(set(proxy.asked) == {f"CONNECT {name}:8443"}, f"the proxy was asked for {proxy.asked}")
+    bench.ready(box)
+    kept(bench, box)
+    proxy.stop()
+    releases.stop()
+
+
+def from_source(host, authority):
+    """A configuration with a source of updates, whose certificate is of this authority."""
+    update = f'[update]\nsource = "https://{host}:8443/skerry"\nautomatic = true\n'
+    update += f'authorities = """\n{authority.file.read_text()}"""\n'
+    return CONFIG.replace("[update]\n", update)

@@ -11,17 +11,11 @@ from pathlib import Path
 
 from bench import CONFIG, TOKEN, TOKEN_CREDENTIAL, WATCHED, admin, expect, get, kept, last_screen, metric
 from machine import Failed
-from neighbour import BOX, BOX6, CARD, USUAL_UDP, Neighbour
+from neighbour import BOX, BOX6, BOX_TAGGED, CARD, USUAL_UDP, VLAN, Neighbour
 
 CLONE = Path(__file__).resolve().parent.parent.parent
 # What the rows of a world are called in a question.
 WORLDS = {"region-router": "candidates", "preload-planner": "items", "super-peer-scheduler": "candidates"}
-# On the second card. What the neighbour sends has no tag, so nobody is there.
-VLAN = """
-[[network.interfaces.vlan]]
-id = 7
-addresses = ["198.51.100.7/24"]
-"""
 # The flood limit would make hours of a scan from one address; every other rule stays.
 OPEN = '[network]\nmax_connections_per_second = 20000\n'
 
@@ -50,7 +44,7 @@ def from_outside(bench):
     config = both + WATCHED + policy + OPEN + CARD + VLAN
     bench.start(box, config, credentials=TOKEN_CREDENTIAL, wire=neighbour, typed=True)
     bench.ready(box)
-    box.until("its addresses", lambda: {BOX, BOX6, "198.51.100.7"} <= set(last_screen(box).split()), 60)
+    box.until("its addresses", lambda: {BOX, BOX6, BOX_TAGGED} <= set(last_screen(box).split()), 60)
     kept(bench, box)
     metrics(bench, box)
     for world in WORLDS:
@@ -121,6 +115,10 @@ def ports(bench, neighbour):
         answered = neighbour.udp(box, USUAL_UDP)
         expect(not answered, f"{box}: UDP ports {sorted(answered)} answer")
         bench.done(f"{box}: TCP {sorted(opened)} of 65535, UDP none of {len(USUAL_UDP)}")
+    neighbour.reaches(BOX_TAGGED)
+    opened, _ = neighbour.tcp(BOX_TAGGED, [22, 53, 80, 443, 9180])
+    expect(opened == {80, 9180}, f"on the VLAN: TCP ports {sorted(opened)} take connections")
+    bench.done(f"{BOX_TAGGED}, in frames with the tag of its VLAN: TCP {sorted(opened)}")
 
 
 def serial_line(bench, box):
