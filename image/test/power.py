@@ -56,14 +56,19 @@ def power_cuts(bench):
         if made == cuts:
             break
         if version == bench.version:
-            moment = chance.uniform(0, took)
-            time.sleep(moment)
+            moment, begun = chance.uniform(0, took), time.monotonic()
+            while box.runs() and time.monotonic() < begun + moment:
+                time.sleep(0.1)
             if box.runs():
                 box.kill()
                 made += 1
                 bench.done(f"cut {made} of {cuts}, {moment:.1f} s after it was up")
                 continue
-        # The update was through before the cut: from the beginning.
+            # Cuts that come too late are boots in vain; but they shall come late too.
+            through = time.monotonic() - begun
+            took = (took + through) / 2
+            bench.done(f"the update was through after {through:.1f} s, before the cut")
+        # From the beginning.
         box.kill()
         box = None
     if version == bench.version:
