@@ -1,6 +1,6 @@
 //! The commands, each of which is the one of a unit.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fs, io};
@@ -38,7 +38,7 @@ pub(crate) enum Command {
     Firewall(Firewall),
     /// Write the sockets and limits that systemd has for the node
     Sockets,
-    /// Give the system below /sysroot the machine id of this box; in the initrd
+    /// Give the system below /sysroot the machine id of this box, and the units of its configuration; in the initrd
     MachineId(MachineId),
     /// Note whether the version that boots is on trial; in the initrd
     Trial,
@@ -315,6 +315,9 @@ impl MachineId {
         machine_id::hand_over(&self.sysroot, &run)
             .map_err(|error| format!("cannot give the machine id to {}: {error}", self.sysroot.display()))?;
         log::info!("machine id {id}");
+        if let Err(error) = sockets::ahead(&self.sysroot, Path::new(sockets::FOLDER)) {
+            log::info!("the units of the configuration have to wait: {error}");
+        }
         Ok(())
     }
 }

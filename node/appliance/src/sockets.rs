@@ -6,10 +6,12 @@
 //! in.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 use crate::config::{PRIVILEGED, Protocol, Settings};
-use crate::generated::Generated;
+use crate::generated::{self, Generated};
+use crate::layout::Layout;
 
 /// Folder of units that are made while the machine runs.
 pub const FOLDER: &str = "/run/systemd/system";
@@ -48,6 +50,24 @@ pub fn units(settings: &Settings) -> Vec<Generated> {
 /// The names of the sockets among the units, to be started before the node.
 pub fn names(units: &[Generated]) -> Vec<&str> {
     units.iter().filter_map(|unit| unit.path.to_str()).filter(|path| path.ends_with(".socket")).collect()
+}
+
+/// Writes the units of the configuration that the box has kept before the system below `sysroot` begins, which then
+/// reads them with all others. Told of them later, systemd would read every unit once more, at each boot.
+///
+/// Returns whether there is a configuration.
+///
+/// # Errors
+/// When the configuration is wrong, or the units cannot be written; `skerry-box sockets` will tell.
+pub fn ahead(sysroot: &Path, folder: &Path) -> io::Result<bool> {
+    // The link at the usual place would be followed from the root of the initrd.
+    let config = Layout::below(sysroot).state().join("config/skerry.toml");
+    if !config.is_file() {
+        return Ok(false);
+    }
+    let settings = Settings::load(&config).map_err(io::Error::other)?;
+    generated::write(folder, &units(&settings), &OURS)?;
+    Ok(true)
 }
 
 /// How many threads of the node accept there, each of which has a socket of its own. Where the node has another
@@ -131,6 +151,23 @@ mod tests {
 
     fn made(text: &str) -> Vec<Generated> {
         units(&Settings::parse(text, Path::new("x.toml")).unwrap())
+    }
+
+    #[test]
+    fn what_the_box_has_kept_is_there_before_the_system_begins() {
+        let box_ = tempfile::tempdir().unwrap();
+        let (sysroot, folder) = (box_.path().join("sysroot"), box_.path().join("run"));
+        assert!(!ahead(&sysroot, &folder).unwrap());
+        let config = sysroot.join("var/lib/skerry-box/config");
+        std::fs::create_dir_all(&config).unwrap();
+        std::fs::write(config.join("skerry.toml"), "[public]\nlisten = 1\n").unwrap();
+        assert!(ahead(&sysroot, &folder).is_err() && !folder.exists());
+        std::fs::write(config.join("skerry.toml"), "[public]\nlisten = [\"0.0.0.0:80\"]\n").unwrap();
+        assert!(ahead(&sysroot, &folder).unwrap());
+        // What is made of it later is the same, and systemd need not be told.
+        let later = units(&Settings::load(&config.join("skerry.toml")).unwrap());
+        assert_eq!(names(&later), ["skerry-public.socket"]);
+        assert!(!generated::write(&folder, &later, &OURS).unwrap());
     }
 
     #[test]
