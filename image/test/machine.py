@@ -108,12 +108,15 @@ class Machine:
         With `typed` the serial line has a keyboard. `disk` is the device of QEMU that the disk is."""
         log = open(self.folder / "host.log", "ab")
         self.read = self.serial.stat().st_size if self.serial.exists() else 0
+        sata = "on" if disk.startswith("ide") else "off"
         command = [
             # What is emulated in the least time: one processor has less to do than two, strings of bytes are moved one
-            # byte at a time where the processor says that it is quick at them, and all memory is cleared at a boot.
+            # byte at a time where the processor says that it is quick at them, all memory is cleared at a boot, and
+            # buses that nothing is on have drivers that look for something.
             "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off,erms=off,fsrm=off",
             "-smp", "1", "-m", "1024",
-            "-machine", "q35,smm=on,vmport=off", "-nodefaults", "-no-user-config", "-display", "none",
+            "-machine", f"q35,smm=on,vmport=off,smbus=off,sata={sata}",
+            "-nodefaults", "-no-user-config", "-display", "none",
             "-global", "driver=cfi.pflash01,property=secure,value=on",
             "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE}",
             "-drive", f"if=pflash,format=raw,unit=1,file={self.folder}/firmware.fd",

@@ -6,10 +6,10 @@ import time
 
 from bench import BOOT, BOOTS, expect, kept, last_screen, plugged, up
 from machine import Failed
+from updating import TRIES, installed, updated
 
 # Of all cuts so many fall into the trial of the new version, the others into its installation.
 ON_TRIAL = 0.3
-TRIES = 3
 
 
 def seeded(bench):
@@ -20,25 +20,6 @@ def seeded(bench):
 
 def on_trial(cuts):
     return round(cuts * ON_TRIAL)
-
-
-def installed(bench):
-    """A box that has the second version installed and is about to boot it; and how long that took, seconds."""
-    return bench.bases.of("installed", lambda: install(bench))
-
-
-def install(bench):
-    box = bench.copy(bench.provisioned(), "installed")
-    bench.start(box, config=None, options=[*plugged(bench.update_stick(".2")), "-no-reboot"])
-    up(bench, box)
-    begun = time.monotonic()
-    box.until_off(BOOT)
-    took = time.monotonic() - begun
-    names = bench.entries(box)
-    untried = {f"skerry_{bench.version}.2+{TRIES}{done}.efi" for done in ("", "-0")}
-    expect(untried & set(names), f"version 2 is not installed: {names}")
-    bench.done(f"an update is installed within {took:.0f} s")
-    return box, took
 
 
 def power_cuts(bench):
@@ -85,17 +66,12 @@ def power_cuts_on_trial(bench):
     version before, when that happens at each of its tries."""
     chance = seeded(bench)
     cuts = on_trial(bench.cuts)
-    box = bench.copy(installed(bench)[0], "trial")
-    bench.start(box, config=None)
-    begun = time.monotonic()
-    up(bench, box)
-    box.until("it is blessed", lambda: bench.blessed(box, ".2"), 300)
-    took = time.monotonic() - begun
-    bench.done(f"uncut, it is blessed within {took:.0f} s")
-    box.kill()
+    base = installed(bench)[0]
+    took = updated(bench)[1]
+    box = bench.copy(base, "trial")
     in_a_row = TRIES if cuts >= TRIES else 0
     for cut in range(1, cuts - in_a_row + 1):
-        box.become(installed(bench)[0])
+        box.become(base)
         moment = chance.uniform(0, took)
         bench.start(box, config=None)
         time.sleep(moment)
@@ -106,7 +82,7 @@ def power_cuts_on_trial(bench):
         kept(bench, box)
         box.kill()
     if in_a_row:
-        box.become(installed(bench)[0])
+        box.become(base)
         for cut in range(cuts - in_a_row + 1, cuts + 1):
             bench.start(box, config=None)
             # By now systemd-boot has counted the try; and nothing has asked for the health of the box yet.

@@ -295,7 +295,7 @@ def recover(bench):
     """The boot menu boots the older version, which runs until the next start, set as the default too. A wrong
     configuration is shown then, and the box runs on with its own. A version whose kernel image is taken off the boot
     partition is out of the way, and the older one takes newer versions."""
-    box = bench.copy(updated(bench), "recovered")
+    box = bench.copy(updated(bench)[0], "recovered")
     bench.start(box, config=None, typed=True)
     box.hold(b" ", "the boot menu is there", lambda: f"Skerry {bench.version}.2" in box.said(), BOOT)
     # Set as the default, and chosen.

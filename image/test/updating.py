@@ -1,31 +1,54 @@
 """Updates: to a good version by a stick and by HTTPS, back from one that is bad, and from one that went bad."""
 
 import json
+import time
 
 from bench import (BOOT, CONFIG, TOKEN_CREDENTIAL, WATCHED, admin, expect, flip, kept, last_screen, metric, plugged,
-                   version_shown)  # fmt: skip
+                   up, version_shown)  # fmt: skip
 from origin import Authority, Proxy, Releases
 
+# Boots that a new version has to prove itself.
+TRIES = 3
 # The journal's warnings are read on the serial line too.
 TOLD = "systemd.journald.forward_to_console=1 systemd.journald.max_level_console=warning"
 
 
+def installed(bench):
+    """A box that took the second version from a stick and is about to boot it; and how long that took, seconds."""
+    return bench.bases.of("installed", lambda: install(bench))
+
+
+def install(bench):
+    box = bench.copy(bench.provisioned(), "installed")
+    bench.start(box, config=None, options=[*plugged(bench.update_stick(".2")), "-no-reboot"])
+    up(bench, box)
+    begun = time.monotonic()
+    box.until_off(BOOT)
+    took = time.monotonic() - begun
+    names = bench.entries(box)
+    untried = {f"skerry_{bench.version}.2+{TRIES}{done}.efi" for done in ("", "-0")}
+    expect(untried & set(names), f"version 2 is not installed: {names}")
+    bench.done(f"version 2 is installed within {took:.0f} s")
+    return box, took
+
+
 def updated(bench):
-    """A box that took the second version from a stick, proved it good, and is switched off."""
-    return bench.bases.of("updated", lambda: update(bench))
+    """The same box after it proved the new version good, switched off; and how long that took, seconds."""
+    return bench.bases.of("updated", lambda: bless(bench))
 
 
-def update(bench):
-    box = bench.copy(bench.provisioned(), "updated")
-    bench.start(box, config=None, options=plugged(bench.update_stick(".2")))
-    bench.ready(box)
+def bless(bench):
+    box = bench.copy(installed(bench)[0], "updated")
+    begun = time.monotonic()
+    bench.start(box, config=None)
     until_runs(bench, box, ".2")
     bench.ready(box)
-    kept(bench, box)
     box.until("it is blessed", lambda: bench.blessed(box, ".2"), 300)
-    bench.done("version 2 is blessed")
+    took = time.monotonic() - begun
+    bench.done(f"version 2 is blessed within {took:.0f} s")
+    kept(bench, box)
     box.off()
-    return box
+    return box, took
 
 
 def until_runs(bench, box, suffix, seconds=2 * BOOT):
@@ -43,7 +66,7 @@ def update_and_rollback(bench):
     """To a good version by a stick, which is blessed; then to one whose node does not start, from which it comes back
     by itself and says so: on the screen, in the log and in its metrics."""
     bad = bench.version + ".3"
-    box = bench.copy(updated(bench), "rollback")
+    box = bench.copy(updated(bench)[0], "rollback")
     stick = bench.update_stick(".3")
     bench.start(box, CONFIG + WATCHED, credentials=TOKEN_CREDENTIAL, cmdline=TOLD, options=plugged(stick))
     bench.ready(box)
@@ -68,7 +91,7 @@ def update_and_rollback(bench):
 def flipped_byte_after_update(bench):
     """The root of a version that proved good is changed on the disk: the box goes back to the one before. (Seven of its
     nine tries are taken from it, which would take ten minutes more.)"""
-    box = bench.copy(updated(bench), "worn")
+    box = bench.copy(updated(bench)[0], "worn")
     flip(box, bench.partition(box, f"skerry_{bench.version}.2"))
     bench.tried(box, ".2", left=2)
     bench.start(box, config=None)
