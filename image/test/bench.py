@@ -50,10 +50,15 @@ class Bases:
         self.lock = threading.Lock()
         self.made = {}
 
-    def of(self, name, make):
+    def of(self, name, make, place):
+        """The box; who waits until another scenario has made it gives up its place so long."""
         with self.lock:
             entry = self.made.setdefault(name, {"lock": threading.Lock()})
-        with entry["lock"]:
+        if not entry["lock"].acquire(blocking=False):
+            place.give()
+            entry["lock"].acquire()
+        try:
+            place.take()
             if "failed" in entry:
                 raise Failed(f"there is no box that is {name}: {entry['failed'].splitlines()[0]}")
             if "box" not in entry:
@@ -63,6 +68,8 @@ class Bases:
                     entry["failed"] = str(error) or repr(error)
                     raise
             return entry["box"]
+        finally:
+            entry["lock"].release()
 
     def forgive(self):
         """Lets those that could not be made be tried again."""
@@ -77,11 +84,11 @@ class Bases:
 class Bench:
     """Of one scenario: its boxes, its origin, its clock; and what it shares with the others."""
 
-    def __init__(self, tree, out, work, version, bases, cuts, *, name, idle=lambda: None):
+    def __init__(self, tree, out, work, version, bases, cuts, *, name, place):
         self.tree, self.out, self.work, self.version = tree, Path(out), Path(work).resolve(), version
         self.name, self.bases, self.cuts = name, bases, cuts
-        # To be called before minutes of waiting: the next scenario may begin beside them.
-        self.idle = idle
+        # Given up before minutes of waiting: the next scenario may begin beside them.
+        self.place = place
         self.origin = Origin(random.Random(1).randbytes(300_000))
         self.boxes, self.sticks = [], []
         self.begun = self.at = time.monotonic()
@@ -137,7 +144,7 @@ class Bench:
 
     def provisioned(self):
         """A box after its first boot, by a credential; it has a file of the origin, and is switched off."""
-        return self.bases.of("provisioned", self.provision)
+        return self.bases.of("provisioned", self.provision, self.place)
 
     def provision(self):
         box = self.box("provisioned")

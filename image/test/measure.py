@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench import BOOT, BOOTS, LUKS, Bases, Bench, expect, served
 from machine import Failed, Machine
+from places import Place, Places
 
 # lynis starts thousands of programs, each of them emulated.
 LYNIS = 2400
@@ -212,7 +213,7 @@ def main():
     tree, out, work, version = sys.argv[1:]
     Path(work).mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    bench = DebugBench(tree, out, work, version, Bases(), 0, name="measure")
+    bench = DebugBench(tree, out, work, version, Bases(), 0, name="measure", place=Place(Places(1), 0))
     path = bench.work / "measured.txt"
     failed = True
     try:

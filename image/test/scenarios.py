@@ -25,6 +25,7 @@ import updating
 import watching
 from bench import Bases, Bench, forget
 from machine import Failed, Machine
+from places import Place, Places
 
 # The longest first; but others wait for the box that the very first one provisions.
 PROMISES = [
@@ -57,28 +58,18 @@ OTHERS = [debugging.debug_extension, booting.disks]
 STALLED = "Possible timer handling issue on cpu"
 
 
-def in_turn(places, ended, scenario, *arguments):
-    """Runs it when a place is free, and frees that when it is through, or says that it will only wait for long."""
-    places.acquire()
-    if ended.is_set():
-        places.release()
-        return "not begun", 0
-    freed = threading.Event()
-
-    def free():
-        if not freed.is_set():
-            freed.set()
-            places.release()
-
+def in_turn(place, ended, scenario, *arguments):
+    """Runs it when there is a place for it."""
+    place.take()
     try:
-        return run(scenario, *arguments, idle=free)
+        return ("not begun", 0) if ended.is_set() else run(scenario, *arguments, place=place)
     finally:
-        free()
+        place.give()
 
 
-def run(scenario, *arguments, idle, again=True):
+def run(scenario, *arguments, place, again=True):
     """Why it failed, or nothing; and how long it took, seconds. Once more where the emulator failed."""
-    bench = Bench(*arguments, name=scenario.__name__, idle=idle)
+    bench = Bench(*arguments, name=scenario.__name__, place=place)
     bench.say(" ".join(scenario.__doc__.split()))
     words = ""
     try:
@@ -97,7 +88,7 @@ def run(scenario, *arguments, idle, again=True):
     if stalled and again:
         bench.say("the emulator lost a timer: once more")
         bench.bases.forgive()
-        words, seconds = run(scenario, *arguments, idle=idle, again=False)
+        words, seconds = run(scenario, *arguments, place=place, again=False)
         took += seconds
         if not words:
             print(f"{scenario.__name__:>28}  passed at its second try", flush=True)
@@ -116,12 +107,14 @@ def main():
     bases = Bases()
     cuts = int(os.environ.get("CUTS", "20"))
     pool = ThreadPoolExecutor(max_workers=len(chosen))
-    places = threading.Semaphore(int(os.environ.get("JOBS", "2")))
+    places = Places(int(os.environ.get("JOBS", "2")))
     ended = threading.Event()
     given = (tree, out, work, version, bases, cuts)
     begun = time.monotonic()
     try:
-        futures = {one: pool.submit(in_turn, places, ended, one, *given) for one in chosen}
+        futures = {
+            one: pool.submit(in_turn, Place(places, rank), ended, one, *given) for rank, one in enumerate(chosen)
+        }
         results = {one.__name__: future.result() for one, future in futures.items()}
     finally:
         ended.set()

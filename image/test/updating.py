@@ -15,7 +15,7 @@ TOLD = "systemd.journald.forward_to_console=1 systemd.journald.max_level_console
 
 def installed(bench):
     """A box that took the second version from a stick and is about to boot it; and how long that took, seconds."""
-    return bench.bases.of("installed", lambda: install(bench))
+    return bench.bases.of("installed", lambda: install(bench), bench.place)
 
 
 def install(bench):
@@ -34,7 +34,7 @@ def install(bench):
 
 def updated(bench):
     """The same box after it proved the new version good, switched off; and how long that took, seconds."""
-    return bench.bases.of("updated", lambda: bless(bench))
+    return bench.bases.of("updated", lambda: bless(bench), bench.place)
 
 
 def bless(bench):
@@ -71,7 +71,7 @@ def update_and_rollback(bench):
     bench.start(box, CONFIG + WATCHED, credentials=TOKEN_CREDENTIAL, cmdline=TOLD, options=plugged(stick))
     bench.ready(box)
     until_runs(bench, box, ".3")
-    bench.idle()
+    bench.place.give()
     box.until_said(f"version {bad} failed, and the box reboots", BOOT + 300)
     bench.done("the log says that version 3 failed")
     # It may have tries left, and gives them up.
