@@ -60,18 +60,13 @@ image-changed: ## the same, if anything that the image is made of was changed si
 	$(MAKE) --no-print-directory image-boot
 	echo "$$state" >$(IMAGE_PASSED)
 
-# VERSION.2 is as good as VERSION; the node of VERSION.3 ends at once. Both are built at a time, into a log.
+# VERSION.2 is as good as VERSION; the node of VERSION.3 ends at once.
 image-test: image policies ## build the image and two more versions, boot them in QEMU, prove what they promise (TESTS=names)
-	@broken=$(IMAGE_CACHE)/stage-broken log=$(IMAGE_CACHE)/versions.log
-	rm -rf "$$broken" $(IMAGE_OUT)/$(VERSION).2 $(IMAGE_OUT)/$(VERSION).3
-	cp -a $(IMAGE_STAGE) "$$broken"
-	cp $(IMAGE_TOOLS)/usr/bin/false "$$broken/root/usr/bin/skerry"
-	version() { INITRD=keep image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION).$$1 $(IMAGE_DATE) >>"$$log" 2>&1; }
-	: >"$$log"
-	version 2 & second=$$!
-	STAGE=$$broken version 3 & third=$$!
-	{ wait $$second && wait $$third; } || { tail -n 40 "$$log" >&2; exit 1; }
-	grep ' MB used$$' "$$log"
+	@INITRD=keep image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION).2 $(IMAGE_DATE)
+	mv $(IMAGE_STAGE)/root/usr/bin/skerry $(IMAGE_STAGE)/
+	cp $(IMAGE_TOOLS)/usr/bin/false $(IMAGE_STAGE)/root/usr/bin/skerry
+	INITRD=keep image/tools/build $(IMAGE_CACHE) $(KEYS) $(VERSION).3 $(IMAGE_DATE)
+	mv $(IMAGE_STAGE)/skerry $(IMAGE_STAGE)/root/usr/bin/skerry
 	image/test/scenarios.py $(IMAGE_TOOLS) $(IMAGE_OUT) $(IMAGE_CACHE)/test $(VERSION) $(TESTS)
 
 image-measure: image ## build a debug image too, boot it in QEMU and measure its hardening (CHECKER=program)
