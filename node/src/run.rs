@@ -228,6 +228,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         sound &= listeners::joined(thread);
     }
     background.block_on(roles.registry.left());
+    background.block_on(roles.cache.settled(BACKGROUND_END));
     close(&background, &roles.store);
     background.shutdown_timeout(BACKGROUND_END);
     drop(announced?);

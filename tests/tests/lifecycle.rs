@@ -67,6 +67,32 @@ fn a_body_that_does_not_finish_is_cut_and_named() {
     assert!(node.logged(&["/stuck"]), "the log does not name what was cut:\n{}", node.stderr().join("\n"));
 }
 
+/// What has come of a body when the node ends is there after a restart, also the part that is no whole chunk:
+/// the origin is asked for the rest alone.
+#[test]
+fn what_has_come_of_a_body_outlasts_a_restart() {
+    let body = content::bytes(93, 0, 2_500_000);
+    let origin = Origin::start();
+    let reply = Reply::ok(body.clone()).etag("one").ranges().fresh();
+    let stuck = reply.clone().hold_after(1_500_000, &Gate::closed());
+    origin.serve("/stuck", move |request| if request.number == 0 { stuck.clone() } else { reply.clone() });
+    let mut node = Node::in_front_of(&origin).set("node", "drain_seconds", 1).start();
+    let (running, _) = reading(&node, "/stuck");
+    wait::until("all that the origin sends", Duration::from_secs(10), || {
+        let metrics = node.admin_get("/metrics").text();
+        let come = metrics.lines().find(|line| line.starts_with("skerry_cache_origin_bytes_total"));
+        come.is_some_and(|line| line.ends_with(" 1500000"))
+    });
+
+    node.restart();
+    drop(running);
+    let answer = node.get("/stuck");
+    content::assert_same("what came before the restart and after it", &answer.body, &body);
+    let requests = origin.requests_for("/stuck");
+    assert_eq!(requests[1].header("range"), Some("bytes=1500000-"));
+    assert_eq!(requests.len(), 2);
+}
+
 /// Whoever got through before the drain is answered, also when its balancer or its handshake is slow.
 #[test]
 fn a_connection_that_is_still_being_set_up_is_answered_in_the_drain() {

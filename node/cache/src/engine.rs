@@ -14,6 +14,7 @@ use skerry_core::api::{Apis, Call, Demand, Elsewhere};
 use skerry_core::connection::Connection;
 use skerry_core::{Body, problem};
 use skerry_store::{Catalogue, Store};
+use tokio::sync::watch;
 
 use crate::adopt::Bodies;
 use crate::answer::answer;
@@ -74,6 +75,8 @@ pub struct Cache {
     pub(crate) background: tokio::runtime::Handle,
     pub(crate) node_name: String,
     client: HttpClient,
+    /// Whether bodies are to come no further; each that comes has a receiver.
+    pub(crate) stopping: watch::Sender<bool>,
     pub(crate) metrics: Metrics,
     pub(crate) tallies: Tallies,
     pub(crate) access_log: bool,
@@ -134,6 +137,7 @@ impl Cache {
             background: parts.background,
             node_name: parts.node_name,
             client,
+            stopping: watch::Sender::new(false),
             metrics,
             tallies: Tallies::default(),
             access_log: parts.access_log,
@@ -167,6 +171,15 @@ impl Cache {
     /// Tells what clients ask for. Once, before requests come.
     pub fn tell_demand(&self, demand: Arc<dyn Demand>) {
         let _ = self.demand.set(demand);
+    }
+
+    /// Ends the bodies that still come from origins, and waits, `within` at most, until what came of each is
+    /// written down: after a restart the rest is fetched. To be called when no client is left.
+    pub async fn settled(&self, within: Duration) {
+        self.stopping.send_replace(true);
+        if tokio::time::timeout(within, self.stopping.closed()).await.is_err() {
+            log::warn!("what came last of {} bodies is not written down", self.stopping.receiver_count());
+        }
     }
 
     pub(crate) async fn route(

@@ -117,7 +117,10 @@ impl Cache {
         self.index.put(&key, variant.clone());
         let place = fill.reader(range.start);
         let (cache, site) = (self.clone(), site.clone());
+        // The client may have its answer before the task begins.
+        let awaited = self.stopping.subscribe();
         self.background.spawn(async move {
+            let _awaited = awaited;
             cache.pump(&site, &key, &variant, &fill, range, bytes.into(), place).await;
         });
     }

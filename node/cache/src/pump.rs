@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use skerry_core::Body;
 use skerry_store::digest::{Ingest, Resource};
 use skerry_store::{ChunkId, Located, StoreError};
+use tokio::sync::watch;
 
 use crate::engine::Cache;
 use crate::error::FetchError;
@@ -35,6 +36,7 @@ impl Cache {
         body: Body,
         place: crate::fill::Reader,
     ) {
+        let mut stopping = self.stopping.subscribe();
         let _ends = Ends(fill.clone());
         let object = &variant.object;
         let _comes = self.index.coming(key, object);
@@ -52,7 +54,7 @@ impl Cache {
             ticket: self.tickets.get(key),
         };
         let whole = bytes.start == 0 && object.body.length().is_none_or(|length| bytes.end >= length);
-        let mut end = pump.run(site, &bytes, body, &mut place).await;
+        let mut end = pump.run(site, &bytes, body, &mut place, &mut stopping).await;
         if end.is_ok() && bytes.end != u64::MAX && fill.received() < bytes.end {
             end = Err(FetchError::Broken("it ended before its declared length".into()));
         }
@@ -70,7 +72,12 @@ impl Cache {
         } else {
             self.forget(site, key.clone(), Some(object.uid)).await;
         }
-        site.note(end.is_ok(), &end.as_ref().err().map_or_else(String::new, ToString::to_string));
+        match &end {
+            Ok(()) => site.note(true, &""),
+            // That was not the origin's doing.
+            Err(FetchError::Unwatched | FetchError::Draining) => {}
+            Err(error) => site.note(false, error),
+        }
         fill.finish(end);
     }
 }
@@ -109,6 +116,7 @@ impl Pump<'_> {
         bytes: &Range<u64>,
         mut body: Body,
         place: &mut Option<crate::fill::Reader>,
+        stopping: &mut watch::Receiver<bool>,
     ) -> Result<(), FetchError> {
         let chunk = u64::from(self.cache.store.config().chunk_bytes);
         let limit = site.config.max_object_bytes;
@@ -116,7 +124,12 @@ impl Pump<'_> {
             if !self.kept && !self.fill.pace().await {
                 return Err(FetchError::Unwatched);
             }
-            let frame = match tokio::time::timeout(site.read_timeout(), body.frame()).await {
+            let frame = tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stopping| *stopping) => return Err(FetchError::Draining),
+                frame = tokio::time::timeout(site.read_timeout(), body.frame()) => frame,
+            };
+            let frame = match frame {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(error))) => return Err(FetchError::Broken(error.to_string())),
                 Ok(None) => return Ok(()),
@@ -143,7 +156,7 @@ impl Pump<'_> {
             let received = self.fill.received();
             if let Some(ticket) = self.ticket.as_ref().filter(|ticket| ticket.rate.limits()) {
                 let wait = ticket.rate.charge(read, Instant::now());
-                tokio::time::sleep(wait).await;
+                let _ = tokio::time::timeout(wait, stopping.wait_for(|stopping| *stopping)).await;
             }
             if limit > 0 && received > limit && self.kept && self.ticket.is_none() {
                 self.give_up();
