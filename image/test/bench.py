@@ -128,14 +128,16 @@ class Bench:
 
     def copy(self, base, name):
         """A box that is as another one was when it was switched off."""
+        again = any(box.folder == self.work / name for box in self.boxes)
         box = self.machine(name)
-        box.serial.unlink(missing_ok=True)
+        if not again:
+            box.serial.unlink(missing_ok=True)
         box.become(base)
         return box
 
     def start(self, box, config=CONFIG, *, credentials=None, reach=None, **options):
         given = {"skerry.toml": config} if config else {}
-        box.start(ports=[80, 9180], reach={8000: self.origin.port, **(reach or {})},
+        box.start(ports=[80, 9180, 9443], reach={8000: self.origin.port, **(reach or {})},
                   credentials={**given, **(credentials or {})}, **options)  # fmt: skip
 
     def ready(self, box):

@@ -1,8 +1,11 @@
 """Boots: the first one, one without a TPM and with a wrong clock, wrong input, a root that was changed."""
 
+import os
+import re
 import time
 
-from bench import BOOT, CONFIG, LUKS, clock, expect, flip, get, kept, machine_shown, plugged, served
+from bench import BOOT, BOOTS, CONFIG, LUKS, clock, expect, flip, get, kept, machine_shown, plugged, served
+from machine import WITHOUT_SECURE_BOOT
 from neighbour import BOX_LOCAL, CARD, Neighbour
 
 # Devices of QEMU.
@@ -99,6 +102,40 @@ def wrong_configuration(bench):
     bench.start(box, config=None, options=plugged(bench.stick("wrong.img", {"skerry.toml": path})))
     bench.ready(box)
     served(bench, box)
+
+
+def nothing_else(bench):
+    """A box gives its data to nothing but what was signed: not when something was added to the kernel's command line,
+    not without Secure Boot. A kernel image that was changed is not even begun."""
+    box = bench.copy(bench.provisioned(), "locked")
+    bench.start(box, config=None, cmdline="lockdown=none")
+    box.until_said("`lockdown=none` was added", BOOT)
+    expect(get(box)[0] == 0, "it serves with a command line that nobody signed")
+    bench.done("a longer command line: the console names what was added")
+    box.kill()
+    bench.start(box, config=None, firmware=WITHOUT_SECURE_BOOT)
+    stays_locked(bench, box)
+    box.kill()
+    kernel, copy = f"::/EFI/Linux/{bench.entries(box)[0]}", bench.work / "changed.efi"
+    there = ("-i", f"{box.disk}@@1M")
+    bench.tool("mcopy", "-n", *there, kernel, copy)
+    with open(copy, "r+b") as file:
+        file.seek(copy.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 0xFF]))
+    bench.tool("mcopy", "-o", *there, copy, kernel)
+    bench.start(box, config=None)
+    box.until("it is refused", lambda: re.search(r"(?i)access denied|security violation", box.said()), BOOT)
+    expect(BOOTS not in box.said(), "a kernel image that was changed is begun")
+    bench.done("a byte of the kernel image changed: the firmware does not begin it")
+
+
+def stays_locked(bench, box):
+    """The console says so, and it does not come to serve."""
+    box.until("its data stays locked", lambda: re.search(r"FAILED.*Unlock /var with", box.said()), BOOT)
+    expect(get(box)[0] == 0, "it serves without its data")
+    bench.done("its data stays locked, and the console says so")
 
 
 def flipped_byte(bench):

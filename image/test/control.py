@@ -11,7 +11,9 @@ from machine import Failed, Machine, free_port
 from watching import skerry
 
 # What a control node hands out with a token: the name comes with the certificate.
-MEMBER = CONFIG.replace('name = "box-under-test"\n', "") + """
+MEMBER = CONFIG.replace('name = "box-under-test"\n', "").replace("[update]\n", '[update]\nring = "early"\n') + """
+[admin]
+tls_listen = ["0.0.0.0:9443"]
 [[registry.links]]
 name = "north"
 url = "http://10.0.2.15"
@@ -110,3 +112,23 @@ class Control:
         node = told["node"]
         expect((node["region"], node["image"]) == ("north", version), f"the control node knows of it: {node}")
         expect([link["name"] for link in node["links"]] == ["north"], f"its links are {node['links']}")
+
+    def sees(self, box, version):
+        """Waits until the fleet's versions tell of this one in the box's ring; the box tells the same, from afar, to
+        whoever has an operator's certificate."""
+        def counted():
+            rows = (line.split() for line in self.status().splitlines())
+            return any(row[:2] == ["early", version] and row[-2:] == ["1", "1"] for row in rows)
+
+        box.until("the control node counts its version", counted, 60)
+        desk, authority = self.folder / "desk", self.folder / "ca"
+        if not desk.exists():
+            skerry("admin", "certificate", "operator", "--authority", authority, "--dir", desk)
+        said = self.status(
+            f"https://127.0.0.1:{box.port[9443]}", "--node-name", ID, "--ca", authority / "ca.pem",
+            "--certificate", desk / "operator.pem", "--key", desk / "operator.key",
+        )  # fmt: skip
+        expect(f"image {version}" in said and "ring early" in said, f"from afar it says:\n{said}")
+
+    def status(self, node=None, *how):
+        return skerry("status", "--node", node or f"http://127.0.0.1:{self.admin}", *how)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FIRMWARE = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
+WITHOUT_SECURE_BOOT = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 VARIABLES = "usr/share/OVMF/OVMF_VARS_4M.fd"
 # The card to this machine's loopback, and the one to a Neighbour.
 MACS = ("02:00:5e:10:00:01", "02:00:5e:10:00:02")
@@ -101,11 +102,13 @@ class Machine:
         return {**os.environ, "BIND": str(self.folder.parent)}
 
     def start(self, *, ports=(), reach=None, credentials=None, cmdline="", wire=None, typed=False, options=(),
-              disk="virtio-blk-pci"):  # fmt: skip
+              disk="virtio-blk-pci", firmware=FIRMWARE):  # fmt: skip
         """Switches on. `ports` of the box are forwarded, and it reaches ports of this machine's loopback as
         10.0.2.100:PORT, {box's: ours}, and nothing else; with `wire`, a Neighbour on a second card too. Credentials
         and more of the kernel's command line are handed over in SMBIOS type 11, as whoever owns the hardware can.
         With `typed` the serial line has a keyboard. `disk` is the device of QEMU that the disk is."""
+        # Firmware that has no Secure Boot writes its variables as any program would.
+        secure = "on" if firmware == FIRMWARE else "off"
         log = open(self.folder / "host.log", "ab")
         self.read = self.serial.stat().st_size if self.serial.exists() else 0
         sata = "on" if disk.startswith("ide") else "off"
@@ -117,8 +120,8 @@ class Machine:
             "-smp", "1", "-m", "1024",
             "-machine", f"q35,smm=on,vmport=off,smbus=off,sata={sata}",
             "-nodefaults", "-no-user-config", "-display", "none",
-            "-global", "driver=cfi.pflash01,property=secure,value=on",
-            "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE}",
+            "-global", f"driver=cfi.pflash01,property=secure,value={secure}",
+            "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={firmware}",
             "-drive", f"if=pflash,format=raw,unit=1,file={self.folder}/firmware.fd",
             "-drive", f"if=none,id=disk,format=raw,file={self.disk},discard=unmap,cache=writeback",
             "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",

@@ -38,6 +38,7 @@ PROMISES = [
     booting.first_boot,
     watching.from_outside,
     booting.wrong_configuration,
+    booting.nothing_else,
     booting.flipped_byte,
 ]
 # What the manual has an operator do.
@@ -87,6 +88,9 @@ def run(scenario, *arguments, place, again=True):
     bench.say(f"{took:7.1f} s  in all")
     if stalled and again:
         bench.say("the emulator lost a timer: once more")
+        for box in bench.boxes:
+            if box.serial.exists():
+                box.serial.replace(box.folder.with_name(f"{box.folder.name}-first-try.log"))
         bench.bases.forgive()
         words, seconds = run(scenario, *arguments, place=place, again=False)
         took += seconds

@@ -89,18 +89,20 @@ def update_and_rollback(bench):
 
 
 def flipped_byte_after_update(bench):
-    """The root of a version that proved good is changed on the disk: the box goes back to the one before. (Seven of its
-    nine tries are taken from it, which would take ten minutes more.)"""
+    """The root of a version that proved good is changed on the disk: the box goes back to the one before, and says so.
+    (Seven of its nine tries are taken from it, which would take ten minutes more.)"""
     box = bench.copy(updated(bench)[0], "worn")
     flip(box, bench.partition(box, f"skerry_{bench.version}.2"))
     bench.tried(box, ".2", left=2)
-    bench.start(box, config=None)
+    bench.start(box, CONFIG + WATCHED, credentials=TOKEN_CREDENTIAL, cmdline=TOLD)
     box.until("a boot stops", lambda: "corrupted" in box.said() or "anic" in box.said(), BOOT)
     bench.done("version 2 does not run any more")
     until_runs(bench, box, "", 5 * BOOT)
     went_back(bench, box, ".2")
+    box.until_said(f"the box went back from version {bench.version}.2", BOOT)
     bench.ready(box)
     kept(bench, box)
+    expect(metric(box, "skerry_box_rolled_back") == 1, "the metrics do not say that it went back")
 
 
 def update_over_https(bench):

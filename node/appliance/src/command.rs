@@ -12,8 +12,8 @@ use skerry_appliance::layout::Layout;
 use skerry_appliance::provision::{self, Enrolled};
 use skerry_appliance::status::{self, Wrong};
 use skerry_appliance::{
-    credentials, debug, efi, firewall, generated, health, machine_id, network, process, rollback, screen,
-    sockets, trial, update,
+    cmdline, credentials, debug, efi, firewall, generated, health, machine_id, network, process, rollback,
+    screen, sockets, trial, update,
 };
 
 /// Between two looks for a stick that the kernel may still be finding.
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Sockets,
     /// Give the system below /sysroot the machine id of this box, and the units of its configuration; in the initrd
     MachineId(MachineId),
+    /// Check that nothing was added to the signed command line of the kernel; in the initrd
+    Cmdline,
     /// Note whether the version that boots is on trial; in the initrd
     Trial,
     /// Wait until the node is well; fails when it does not become so
@@ -75,6 +77,7 @@ impl Command {
             Self::Firewall(firewall) => firewall.execute(layout),
             Self::Sockets => sockets(layout),
             Self::MachineId(id) => id.execute(),
+            Self::Cmdline => cmdline::check(layout),
             Self::Trial => begin(layout),
             Self::Health(health) => health.execute(layout),
             Self::Keep => keep(layout),
@@ -345,6 +348,10 @@ fn keep(layout: &Layout) -> Result<(), String> {
         Some(tries) => log::info!("the version that runs is kept: it has {tries} tries"),
         None => log::info!("the version that runs is kept, and its tries are not counted"),
     }
+    // One that hung or panicked could not say so itself.
+    if let Some(failed) = status::told(layout).and_then(|state| state.previous_failed) {
+        log::error!("the box went back from version {}: {}", failed.version, failed.reason);
+    }
     Ok(())
 }
 
@@ -480,6 +487,7 @@ mod tests {
             (&["enrol", "--restart", "a.service", "--restart", "b.service"], true),
             (&["firewall", "--load"], true),
             (&["machine-id", "--sysroot", "/mnt"], true),
+            (&["cmdline"], true),
             (&["trial"], true),
             (&["health", "--within", "5"], true),
             (&["keep"], true),
