@@ -11,7 +11,8 @@ from machine import Failed, Machine, free_port
 from watching import skerry
 
 # What a control node hands out with a token: the name comes with the certificate.
-MEMBER = CONFIG.replace('name = "box-under-test"\n', "").replace("[update]\n", '[update]\nring = "early"\n') + """
+OWN = CONFIG.replace('name = "box-under-test"\n', "")
+MEMBER = OWN.replace("[update]\n", '[update]\nring = "early"\n') + """
 [admin]
 tls_listen = ["0.0.0.0:9443"]
 [[registry.links]]
@@ -54,6 +55,9 @@ class Control:
         self.reach = {8443: tls}
         self.member = self.folder / "edge-7.toml"
         self.member.write_text(MEMBER)
+        # What a disk may be given beside a token: nothing in it needs a certificate yet.
+        self.own = self.folder / "own.toml"
+        self.own.write_text(OWN)
         skerry("node", "ca-init", self.folder / "ca", "--control", "control-1", "--name", HOST)
         config = CONTROL.format(folder=self.folder, tls=tls, admin=self.admin, origin=bench.origin.port)
         (self.folder / "skerry.toml").write_text(config)

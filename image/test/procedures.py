@@ -132,7 +132,7 @@ def replace_disk(bench, control, box):
     elsewhere = bench.copy(box, "elsewhere")
     box.new_disk()
     skerry("image", "flash", "--image", bench.image(), "--disk", box.disk, "--yes-erase", box.disk)
-    skerry("image", "provision", "--disk", box.disk, "--config", control.member, *token)
+    skerry("image", "provision", "--disk", box.disk, "--config", control.own, *token)
     bench.start(box, config=None, reach=control.reach)
     until_shown(box, "ready and serving, the control node answers")
     bench.done("a new disk, and the same node")
