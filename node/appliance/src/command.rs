@@ -12,9 +12,10 @@ use skerry_appliance::layout::Layout;
 use skerry_appliance::provision::{self, Enrolled};
 use skerry_appliance::status::{self, Wrong};
 use skerry_appliance::{
-    cmdline, credentials, debug, efi, firewall, generated, health, machine_id, network, process, rollback,
-    screen, sockets, trial, update,
+    cmdline, credentials, debug, efi, firewall, generated, machine_id, network, process, screen, sockets,
 };
+
+mod versions;
 
 /// Between two looks for a stick that the kernel may still be finding.
 const LOOK: Duration = Duration::from_secs(1);
@@ -45,15 +46,15 @@ pub(crate) enum Command {
     /// Note whether the version that boots is on trial; in the initrd
     Trial,
     /// Wait until the node is well; fails when it does not become so
-    Health(Health),
+    Health(versions::Health),
     /// Keep the version that runs; one that is on trial only when its boot is complete
     Keep,
     /// Go back to the version before, if this one is on trial
-    Rollback(Rollback),
+    Rollback(versions::Rollback),
     /// Show how the box is on standard output, for ever
     Screen(Screen),
     /// Install a new version, and reboot into it
-    Update(Update),
+    Update(versions::Update),
     /// Merge the debug extension of a stick, until the time that the configuration says
     Debug,
     /// Erase all data and the configuration, and reboot
@@ -78,9 +79,9 @@ impl Command {
             Self::Sockets => sockets(layout),
             Self::MachineId(id) => id.execute(),
             Self::Cmdline => cmdline::check(layout),
-            Self::Trial => begin(layout),
+            Self::Trial => versions::begin(layout),
             Self::Health(health) => health.execute(layout),
-            Self::Keep => keep(layout),
+            Self::Keep => versions::keep(layout),
             Self::Rollback(rollback) => rollback.execute(layout),
             Self::Screen(screen) => {
                 screen::run(layout, screen.serial, io::stdout().lock()).map_err(|error| error.to_string())
@@ -325,121 +326,11 @@ impl MachineId {
     }
 }
 
-fn begin(layout: &Layout) -> Result<(), String> {
-    let new =
-        trial::begin(layout).map_err(|error| format!("cannot note that this boot is counted: {error}"))?;
-    log::info!("this boot is {}", if new { "on trial" } else { "not on trial" });
-    Ok(())
-}
-
-/// What comes to its end is not left for its health, unless it is new: that may be the network's.
-fn keep(layout: &Layout) -> Result<(), String> {
-    let complete = || systemctl(layout, ["--quiet", "is-active", "boot-complete.target"]).is_ok();
-    if trial::on_trial(layout) && !complete() {
-        log::warn!("this version is on trial, and was not found good");
-        return Ok(());
-    }
-    let kept = trial::keep(layout).map_err(|error| format!("the version that runs cannot be kept: {error}"));
-    let wrong = kept.as_ref().err().map(Wrong::new).into_iter().collect();
-    status::report(layout, "keep", wrong)
-        .and_then(|()| status::publish(layout))
-        .map_err(|error| format!("cannot tell how the box is: {error}"))?;
-    match kept? {
-        Some(tries) => log::info!("the version that runs is kept: it has {tries} tries"),
-        None => log::info!("the version that runs is kept, and its tries are not counted"),
-    }
-    // One that hung or panicked could not say so itself.
-    if let Some(failed) = status::told(layout).and_then(|state| state.previous_failed) {
-        log::error!("the box went back from version {}: {}", failed.version, failed.reason);
-    }
-    Ok(())
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Health {
-    /// How long it may take, seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
-    within: u64,
-}
-
-impl Health {
-    fn execute(&self, layout: &Layout) -> Result<(), String> {
-        let words =
-            health::wait(layout, Duration::from_secs(self.within)).map_err(|wrong| wrong.join("; "))?;
-        log::info!("{words}");
-        Ok(())
-    }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Rollback {
-    /// Why; by default what is wrong with the health of the box
-    #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
-    reason: String,
-}
-
-impl Rollback {
-    fn execute(&self, layout: &Layout) -> Result<(), String> {
-        if !trial::on_trial(layout) {
-            log::info!("the version that runs is not on trial: nothing to go back from");
-            return Ok(());
-        }
-        if !trial::has_other(layout) {
-            log::error!("the version that runs failed, and there is no other one to go back to");
-            return Ok(());
-        }
-        let mut reason = self.reason.clone();
-        if reason.is_empty() {
-            let wrong = status::read(layout).into_iter().filter(|wrong| wrong.unit == "health");
-            reason = wrong.map(|wrong| wrong.line()).collect::<Vec<_>>().join("; ");
-        }
-        if reason.is_empty() {
-            reason = "it did not boot to its end".into();
-        }
-        match rollback::note(layout, &reason) {
-            Ok(failed) => {
-                log::error!("version {} failed, and the box reboots: {}", failed.version, failed.reason)
-            }
-            Err(error) => log::error!("the box reboots: {reason}; the next boot is not told: {error}"),
-        }
-        if let Err(error) = trial::give_up(layout) {
-            log::error!("this version may be booted again, as long as it has tries: {error}");
-        }
-        reboot(layout)
-    }
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct Screen {
     /// Write plain lines, for a serial line
     #[arg(long)]
     serial: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Update {
-    /// Whatever the window says, and also where updates are not automatic
-    #[arg(long)]
-    now: bool,
-}
-
-impl Update {
-    fn execute(&self, layout: &Layout) -> Result<(), String> {
-        match update::update(layout, clock, self.now)? {
-            update::Outcome::Off => log::info!("no update is asked for"),
-            update::Outcome::Trial => log::info!("the version that runs is on trial, and not replaced"),
-            update::Outcome::Closed => log::info!("updates wait for their window"),
-            update::Outcome::Current => log::info!("there is no newer version"),
-            update::Outcome::Waits(version) => {
-                log::info!("version {version} waits for the window to be booted")
-            }
-            update::Outcome::Reboot(version) => {
-                log::warn!("version {version} is installed, and the box reboots into it");
-                return reboot(layout);
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Seconds since 1970.

@@ -4,11 +4,12 @@
 //! made, anew at every boot: networkd's files ([`network`]), the packet filter ([`firewall`]), and the sockets
 //! that systemd opens for the node ([`sockets`]); [`generated`] writes them.
 //!
-//! A box decrypts [`credentials`], comes by its configuration in [`provision`], shows how it is on its [`screen`], is on [`trial`] after an
-//! [`update`], proves itself in [`health`] and goes back in [`rollback`]. [`debug`] is for developers. [`disk`],
-//! [`gpt`], [`fat`] and [`efi`] know where things are before there is a system, [`cmdline`] stops a boot that was
-//! told more than was signed, [`machine_id`] makes the identity that the image does not have, and [`layout`] says where the rest is. [`status`] is what is wrong, for whoever
-//! asks.
+//! A box decrypts [`credentials`], comes by its configuration in [`provision`], shows how it is on its
+//! [`screen`], is on [`trial`] after an [`update`], proves itself in [`health`] and goes back in
+//! [`rollback`]. [`debug`] is for developers. [`disk`], [`gpt`], [`fat`] and [`efi`] know where things are
+//! before there is a system, [`cmdline`] stops a boot that was told more than was signed, [`machine_id`]
+//! makes the identity that the image does not have, and [`layout`] says where the rest is. [`status`] is
+//! what is wrong, for whoever asks.
 //!
 //! The program `skerry-box` runs one of these a call; units in `systemd/` say when. Nothing here serves anybody.
 
