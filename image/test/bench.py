@@ -13,9 +13,10 @@ import urllib.request
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from machine import Failed, Machine, enter
+from machine import HERE, Failed, Machine, enter
 from origin import Origin
 
+TOOLS = HERE.parent / "tools"
 # Said once in each boot, by the kernel.
 BOOTS = "UEFI Secure Boot is enabled"
 # A boot under emulation, with whatever else runs beside it.
@@ -186,9 +187,34 @@ class Bench:
         folder = self.out / version
         return [*folder.glob("*.root-*.raw"), folder / f"skerry_{version}_x86-64.efi", *folder.glob("SHA256SUMS*")]
 
-    def update_stick(self, suffix):
-        """A stick with a version, of this scenario alone."""
-        return self.stick(f"{self.name}{suffix}.img", {f"update/{part.name}": part for part in self.parts(suffix)})
+    def update_stick(self, suffix, parts=None):
+        """A stick with a version, of this scenario alone; with these files in place of its own."""
+        name = f"{self.name}{suffix}{'-other' if parts else ''}.img"
+        return self.stick(name, {f"update/{part.name}": part for part in parts or self.parts(suffix)})
+
+    def stranger_keys(self):
+        """A folder with a set of keys that no image was made with."""
+        keys = self.work / f"{self.name}-keys"
+        self.make("keys", self.tree, keys)
+        return keys
+
+    def stranger_parts(self, suffix):
+        """A version, its list signed with another key."""
+        sums, signature, *parts = sorted(self.parts(suffix))
+        expect([sums.name, signature.name] == ["SHA256SUMS", "SHA256SUMS.gpg"], f"parts: {sums} {signature}")
+        home, other = self.stranger_keys() / "update", self.work / f"{self.name}-signed" / signature.name
+        other.parent.mkdir(exist_ok=True)
+        self.tool("gpg", "--homedir", home, "--batch", "--quiet", "--yes", "--detach-sign", "--output", other, sums,
+                  see=[sums.parent.resolve()])  # fmt: skip
+        self.tool("gpgconf", "--homedir", home, "--kill", "all")
+        return [*parts, sums, other]
+
+    def make(self, program, *arguments):
+        """Runs one of the image's own tools."""
+        environment = {**os.environ, "BIND": str(self.work)}
+        ran = subprocess.run([TOOLS / program, *arguments], cwd=HERE.parent.parent, env=environment,
+                             capture_output=True, text=True)  # fmt: skip
+        expect(ran.returncode == 0, f"{program}: {ran.stderr.strip()[-500:]}")
 
     def tool(self, *order, see=()):
         """What a program of the tools tree prints, where `work` can be seen, and these folders."""

@@ -1,17 +1,14 @@
 """The debug extension: refused by a release and when somebody else signed it, merged until its time, and then gone.
 With its shell it is tried what becomes of a box whose systemd fails."""
 
-import os
-import subprocess
 import time
 from pathlib import Path
 
 from bench import BOOT, BOOTS, CONFIG, expect, last_screen
-from machine import HERE, Failed
+from machine import Failed
 from neighbour import CARD, Neighbour
 from procedures import until_shown
 
-TOOLS = HERE.parent / "tools"
 # Long enough to boot three times, to plug in two sticks and to look around.
 OPEN = 720
 
@@ -48,6 +45,8 @@ def debug_extension(bench):
     said = box.run("id -u; uname -m; touch /usr/x", 60).split("\n")
     expect(said[:2] == ["0", "x86_64"] and "Read-only" in said[2], f"the shell says {said}")
     bench.done("the extension is merged: a root shell, and nothing of /usr can be written")
+    mounts(box)
+    bench.done("nothing that is written can be run; the journal is on /var, and bounded")
     # A moment later, so that the order is answered.
     for what, order in (("hangs", "echo 1 >/sys/fs/cgroup/init.scope/cgroup.freeze"), ("crashes", "kill -SEGV 1")):
         answering(box)
@@ -58,6 +57,10 @@ def debug_extension(bench):
         opened = f"a shell is open on tty2 and hvc0 until {until}"
         box.until("it is up again", lambda: opened in " ".join(box.said().rpartition(BOOTS)[2].split()), BOOT)
         bench.done("and up again, with the shell")
+    answering(box)
+    boots = box.run("journalctl --list-boots --quiet | grep -c :", 120).strip()
+    expect(boots == "3", f"the journal has {boots} boots")
+    bench.done("the journal has all three boots")
 
     release = bench.box("release")
     bench.start(release, config)
@@ -73,6 +76,20 @@ def debug_extension(bench):
     bench.done("its time is over, and the shell gone")
     box.kill()
     neighbour.close()
+
+
+def mounts(box):
+    """What is written stays data, and the journal is kept within its bound."""
+    found = {where: (kind, set(options.split(","))) for _, where, kind, options, *_ in
+             map(str.split, box.run("cat /proc/mounts", 60).splitlines())}  # fmt: skip
+    expect(found["/"][0] == "erofs" and "ro" in found["/"][1], f"/ is {found['/']}")
+    for where, kind in (("/var", "ext4"), ("/tmp", "tmpfs")):
+        expect(found[where][0] == kind, f"{where} is {found[where]}")
+        expect({"nodev", "nosuid", "noexec"} <= found[where][1], f"{where} is mounted with {found[where][1]}")
+        said = box.run(f"cd {where} && cp /usr/lib/skerry-debug/busybox tried; ./tried true; rm tried", 60)
+        expect("denied" in said, f"a program that was put into {where} says {said!r}")
+    said = box.run("journalctl -b -o cat -t systemd-journald | grep '^System Journal'", 120)
+    expect("/var/log/journal/" in said and "max 256M" in said, f"journald says {said!r}")
 
 
 def shown(box):
@@ -106,11 +123,7 @@ def answers(box):
 
 def strangers(bench):
     """An extension that another key signed."""
-    keys, out = bench.work / "stranger-keys", bench.work / "stranger"
-    environment = {**os.environ, "BIND": str(bench.work)}
+    out = bench.work / "stranger"
     date = str(int(Path(bench.out / "skerry-debug.raw").stat().st_mtime))
-    for order in (["keys", bench.tree, keys], ["extension", bench.tree, keys, out, date]):
-        ran = subprocess.run([TOOLS / order[0], *order[1:]], cwd=HERE.parent.parent, env=environment,
-                             capture_output=True, text=True)  # fmt: skip
-        expect(ran.returncode == 0, f"{order[0]}: {ran.stderr.strip()[-500:]}")
+    bench.make("extension", bench.tree, bench.stranger_keys(), out, date)
     return out / "skerry-debug.raw"

@@ -256,7 +256,7 @@ class Machine:
         self.order("system_powerdown")
         self.until_off(seconds)
 
-    def order(self, name, **arguments):
+    def order(self, name, /, **arguments):
         """An order to QEMU, and what it returns."""
         with socket.socket(socket.AF_UNIX) as wire:
             wire.settimeout(30)

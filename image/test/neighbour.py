@@ -1,5 +1,6 @@
 """A neighbour on the wire of a box's second card, who speaks in Ethernet frames: so that every port can be tried, in
-both families, without a network of this machine. It answers who looks for it, tells the time (NTP), and scans."""
+both families, without a network of this machine. It answers who looks for it, tells the time (NTP) and the address of
+every name (DNS), is a way to what is behind it, and scans."""
 
 import random
 import socket
@@ -18,7 +19,9 @@ BOX, BOX6, BOX_LOCAL = "192.0.2.7", "2001:db8:7::7", "fe80::5eff:fe10:2"
 # On a VLAN of the same wire.
 TAG = 7
 TAGGED, BOX_TAGGED = "198.51.100.1", "198.51.100.7"
-OURS = UNTAGGED | {TAGGED}
+# Behind the neighbour, who is the way to it; and the name that it has, as every name.
+FAR = "203.0.113.9"
+OURS = UNTAGGED | {TAGGED, FAR}
 CARD = f"""
 [[network.interfaces]]
 mac = "{MACS[0]}"
@@ -80,6 +83,11 @@ def frame(source, target, protocol, body):
     return start + head + body
 
 
+def datagram(source, port, target, to, content):
+    """A whole frame with UDP (RFC 768)."""
+    return frame(source, target, UDP, struct.pack("!HHHH", port, to, 8 + len(content), 0) + content)
+
+
 class Neighbour:
     """Plugged into a box by `Machine.start(wire=...)`; `folder` is the box's."""
 
@@ -94,6 +102,7 @@ class Neighbour:
         self.unreachable = set()
         self.pongs = set()
         self.asked_time = 0
+        self.asked_names = set()
         threading.Thread(target=self.listen, daemon=True).start()
 
     def netdev(self):
@@ -137,7 +146,7 @@ class Neighbour:
             if operation == 1 and text(target) in here:
                 answer = struct.pack("!HHBBH", 1, IP4, 6, 4, 2) + OUR_MAC + target + BOX_MAC + sender
                 self.send(ethernet(text(target), ARP) + answer)
-        elif kind == IP4 and text(data[30:34]) in here:
+        elif kind == IP4 and text(data[30:34]) in here | {FAR}:
             length = (data[14] & 15) * 4
             self.hear_packet(data[23], text(data[26:30]), text(data[30:34]), data[14 + length :])
         elif kind == IP6:
@@ -156,6 +165,8 @@ class Neighbour:
             port, to = struct.unpack_from("!HH", body)
             if to == 123 and target in OURS:
                 self.tell_time(source, target, port, body[8:])
+            elif to == 53 and target in OURS:
+                self.tell_address(source, target, port, body[8:])
             elif target in OURS:
                 self.heard[protocol, source, port] = 0
         elif protocol == ICMP and body[0] == 0 or protocol == ICMP6 and body[0] == 129:
@@ -174,9 +185,21 @@ class Neighbour:
         stamp = struct.pack("!II", int(now), int(now % 1 * (1 << 32)))
         version = question[0] >> 3 & 7
         head = struct.pack("!BBbbII4s", version << 3 | 4, 1, question[2], -20, 0, 1 << 8, b"TEST")
-        answer = head + stamp + question[40:48] + stamp + stamp
-        self.send(frame(target, source, UDP, struct.pack("!HHHH", 123, port, 8 + len(answer), 0) + answer))
+        self.send(datagram(target, 123, source, port, head + stamp + question[40:48] + stamp + stamp))
         self.asked_time += 1
+
+    def tell_address(self, source, target, port, question):
+        """Every name is FAR's (RFC 1035 §4.1); nobody has an address of IPv6."""
+        end = question.index(b"\0", 12) + 5
+        labels, at = [], 12
+        while question[at]:
+            labels.append(question[at + 1 : at + 1 + question[at]].decode())
+            at += 1 + question[at]
+        self.asked_names.add(".".join(labels))
+        (kind,) = struct.unpack_from("!H", question, end - 4)
+        found = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 60, 4) + packed(FAR) if kind == 1 else b""
+        head = question[:2] + struct.pack("!HHHHH", 0x8180, 1, 1 if found else 0, 0, 0)
+        self.send(datagram(target, 53, source, port, head + question[12:end] + found))
 
     def ping(self, box, number):
         kind, protocol = (128, ICMP6) if ":" in box else (8, ICMP)
@@ -199,14 +222,14 @@ class Neighbour:
             return TAGGED
         return "fe80::1" if box.startswith("fe80") else "2001:db8:7::1" if ":" in box else "192.0.2.1"
 
-    def try_ports(self, box, protocol, ports, body_of):
+    def try_ports(self, box, protocol, ports, body_of, source=None):
         """Probes in a random order, with pings between them that tell whether the box hears it all."""
         self.pongs.clear()
         ports = list(ports)
         random.shuffle(ports)
         pings = 0
         for place, port in enumerate(ports):
-            self.send(frame(self.facing(box), box, protocol, body_of(port)))
+            self.send(frame(source or self.facing(box), box, protocol, body_of(port)))
             if place % BETWEEN_PINGS == 0:
                 # The box answers 50 a second.
                 time.sleep(0.03)
@@ -217,8 +240,9 @@ class Neighbour:
         if lost > pings // 50:
             raise Failed(f"{box}: of {pings} pings between the probes {lost} were not answered")
 
-    def tcp(self, box, ports):
-        """Ports that take connections, and ports that refuse them, which a firewall that drops has none of."""
+    def tcp(self, box, ports, client=None):
+        """Ports that take connections, of this client, and ports that refuse them, which a firewall that drops has none
+        of."""
         source = random.randrange(20_000, 60_000)
         self.heard.clear()
         self.unreachable.clear()
@@ -226,7 +250,7 @@ class Neighbour:
         # A maximum segment size, as everybody sends it.
         options = struct.pack("!BBH", 2, 4, 1400)
         self.try_ports(box, TCP, ports, lambda port: struct.pack(
-            "!HHIIBBHHH", source, port, sequence, 0, 0x60, SYN, 65535, 0, 0) + options)  # fmt: skip
+            "!HHIIBBHHH", source, port, sequence, 0, 0x60, SYN, 65535, 0, 0) + options, client)  # fmt: skip
         answers = {port: flags for (protocol, address, port), flags in list(self.heard.items())
                    if (protocol, address) == (TCP, box)}  # fmt: skip
         opened = {port for port, flags in answers.items() if flags & SYN_ACK == SYN_ACK}

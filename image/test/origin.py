@@ -52,12 +52,15 @@ class Releases(Server):
     certificate and its key, PEM. Tells what was asked for, and how many clients did not believe the certificate."""
 
     def __init__(self, files, identity):
-        self.files = {path.name: path for path in files}
+        self.serve(files)
         self.asked = []
         self.refused = 0
         self.identity = identity
         super().__init__(self.answer)
         self.server.finish_request = self.begin
+
+    def serve(self, files):
+        self.files = {path.name: path for path in files}
 
     def begin(self, connection, address):
         """On the thread of the connection."""

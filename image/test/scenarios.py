@@ -51,6 +51,8 @@ PROCEDURES = [
     procedures.factory_reset,
     procedures.plain_var_refused,
     updating.update_through_a_proxy,
+    updating.update_in_a_window,
+    watching.two_uplinks,
     procedures.flash,
 ]
 # Each by its name alone: it needs an image that is made otherwise, or takes long for what it shows.

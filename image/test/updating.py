@@ -5,12 +5,17 @@ import time
 
 from bench import (BOOT, CONFIG, TOKEN_CREDENTIAL, WATCHED, admin, expect, flip, kept, last_screen, metric, plugged,
                    up, version_shown)  # fmt: skip
+from neighbour import CARD, Neighbour
 from origin import Authority, Proxy, Releases
 
 # Boots that a new version has to prove itself.
 TRIES = 3
+# From switching on until the window opens: a boot, and a look at a stick; seconds.
+LATER = 360
 # The journal's warnings are read on the serial line too.
 TOLD = "systemd.journald.forward_to_console=1 systemd.journald.max_level_console=warning"
+# And what went well.
+ALL_TOLD = TOLD.replace("warning", "info")
 
 
 def installed(bench):
@@ -128,17 +133,57 @@ def update_over_https(bench):
     releases.stop()
 
 
+def update_in_a_window(bench):
+    """What a stick has is not installed before the window opens; and in the window only what the right key signed."""
+    opens = (int(time.time()) + LATER) // 60 * 60
+    hours = "-".join(time.strftime("%H:%M", time.gmtime(at)) for at in (opens, opens + 3600))
+    config = CONFIG.replace("window = []", f'window = ["{hours}"]') + '[network]\nntp = ["192.0.2.1"]\n' + CARD
+    box = bench.copy(bench.provisioned(), "window")
+    neighbour = Neighbour(box.folder)
+    bench.start(box, config, cmdline=ALL_TOLD, wire=neighbour)
+    bench.ready(box)
+    before = bench.entries(box)
+    box.until("it has asked for the time", lambda: neighbour.asked_time, 120)
+    right = bench.update_stick(".2")
+    box.plug("early", right)
+    box.until_said("updates wait for their window", 120)
+    expect(time.time() < opens, "the window was open when the stick was looked at")
+    bench.done(f"before {hours} the stick is not taken")
+    box.order("device_del", id="early-stick")
+    bench.place.give()
+    box.until("the window opens", lambda: time.time() > opens + 1, LATER)
+    expect(bench.entries(box) == before, f"installed before the window: {bench.entries(box)}")
+    box.plug("stranger", bench.update_stick(".2", bench.stranger_parts(".2")))
+    words = "update/SHA256SUMS is not signed by who signs versions of this image"
+    box.until("a stranger is not believed", lambda: words in " ".join(last_screen(box).split()), 300)
+    expect(bench.entries(box) == before, f"installed, and a stranger signed it: {bench.entries(box)}")
+    bench.done("in the window one that another key signed is refused")
+    box.order("device_del", id="stranger-stick")
+    box.plug("right", right)
+    until_runs(bench, box, ".2")
+    bench.ready(box)
+    kept(bench, box)
+    box.kill()
+    neighbour.close()
+
+
 def update_through_a_proxy(bench):
-    """From a server that the box neither reaches nor knows the address of: the proxy does."""
+    """From a server that the box neither reaches nor knows the address of: the proxy does. What another key signed is
+    not taken from it."""
     name, at = "releases.example", "10.0.2.100"
     authority = Authority(bench, "behind-proxy")
-    releases = Releases(bench.parts(".2"), authority.identity(f"DNS:{name}"))
+    releases = Releases(bench.stranger_parts(".2"), authority.identity(f"DNS:{name}"))
     proxy = Proxy({f"{name}:8443": releases.port})
     config = from_source(name, authority) + f'[network]\nproxy = "http://{at}:3128"\n'
     box = bench.copy(bench.provisioned(), "proxy")
     bench.start(box, config, reach={3128: proxy.port})
     bench.ready(box)
-    box.plug("look", bench.stick("proxy-look.img", {}))
+    box.plug("first", bench.stick("proxy-first.img", {}))
+    box.until("a stranger is not believed", lambda: "update: systemd-sysupdate" in last_screen(box), 300)
+    expect({"SHA256SUMS", "SHA256SUMS.gpg"} == set(releases.asked), f"it was asked for {releases.asked}")
+    bench.done("what another key signed is refused")
+    releases.serve(bench.parts(".2"))
+    box.plug("second", bench.stick("proxy-second.img", {}))
     until_runs(bench, box, ".2")
     expect(set(proxy.asked) == {f"CONNECT {name}:8443"}, f"the proxy was asked for {proxy.asked}")
     bench.ready(box)

@@ -10,14 +10,35 @@ import tomllib
 from pathlib import Path
 
 from bench import CONFIG, TOKEN, TOKEN_CREDENTIAL, WATCHED, admin, expect, get, kept, last_screen, metric
-from machine import Failed
-from neighbour import BOX, BOX6, BOX_TAGGED, CARD, USUAL_UDP, VLAN, Neighbour
+from machine import MACS, Failed
+from neighbour import BOX, BOX6, BOX_TAGGED, CARD, FAR, USUAL_UDP, VLAN, Neighbour
 
 CLONE = Path(__file__).resolve().parent.parent.parent
 # What the rows of a world are called in a question.
 WORLDS = {"region-router": "candidates", "preload-planner": "items", "super-peer-scheduler": "candidates"}
 # The flood limit would make hours of a scan from one address; every other rule stays.
 OPEN = '[network]\nmax_connections_per_second = 20000\n'
+UPLINKS = f"""
+[[registry.links]]
+name = "north"
+url = "http://10.0.2.15"
+[[registry.links]]
+name = "south"
+url = "http://{BOX}"
+[network]
+dns = ["192.0.2.1"]
+ntp = ["time.example"]
+[[network.interfaces]]
+mac = "{MACS[0]}"
+link = "north"
+addresses = ["10.0.2.15/24"]
+gateway = "10.0.2.2"
+[[network.interfaces]]
+mac = "{MACS[1]}"
+link = "south"
+addresses = ["{BOX}/24"]
+gateway = "192.0.2.1"
+"""
 
 
 def skerry(*arguments):
@@ -138,3 +159,29 @@ def serial_line(bench, box):
         expect(words not in said, f"the serial line says {words!r} to what was typed:\n{said[-500:]}")
     kept(bench, box)
     bench.done("the serial line: no login, no shell, no SysRq")
+
+
+def two_uplinks(bench):
+    """Of two uplinks each answers who came by it, from afar too; what the box begins leaves by the first one, and by the
+    other when the cable of the first is pulled. Names are asked of the configured server."""
+    box = bench.copy(bench.provisioned(), "uplinks")
+    neighbour = Neighbour(box.folder)
+    bench.start(box, CONFIG + UPLINKS, wire=neighbour)
+    bench.ready(box)
+    box.until("its addresses", lambda: {"10.0.2.15", BOX} <= set(last_screen(box).split()), 60)
+    box.until("it has asked for a name", lambda: neighbour.asked_names, 120)
+    expect(neighbour.asked_names == {"time.example"}, f"names were asked for: {neighbour.asked_names}")
+    kept(bench, box)
+    neighbour.reaches(BOX)
+    expect(neighbour.tcp(BOX, [80], client=FAR) == ({80}, set()), "who comes by the second line is not answered on it")
+    expect(not neighbour.asked_time, "the time is asked for on the second line")
+    bench.done("both lines answer; the time is asked for on the first")
+    box.order("set_link", name="net", up=False)
+    box.until("the time is asked for on the second line", lambda: neighbour.asked_time, 300)
+    expect(neighbour.tcp(BOX, [80], client=FAR) == ({80}, set()), "the second line does not answer alone")
+    bench.done("a cable pulled: the other line is enough")
+    box.order("set_link", name="net", up=True)
+    box.until("the first line answers", lambda: get(box, timeout=3)[2] == bench.origin.body, 120)
+    bench.done("and plugged in again: both lines answer")
+    box.kill()
+    neighbour.close()
