@@ -333,6 +333,16 @@ def last_screen(box):
     return box.said().rpartition("Skerry  ")[2]
 
 
+def shown(box):
+    """The screen, however its lines are wrapped."""
+    return " ".join(last_screen(box).split())
+
+
+def until_shown(box, words, seconds=BOOT):
+    """Waits for words of the screen."""
+    box.until(f"the screen says {words!r}", lambda: words in shown(box), seconds)
+
+
 def version_shown(box):
     """The version of the image, as the screen of the serial line said last; empty before it said so."""
     shown = re.findall(r"^versions +image ([^ ,\r]+)", box.said(), re.MULTILINE)

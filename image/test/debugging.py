@@ -4,10 +4,9 @@ With its shell it is tried what becomes of a box whose systemd fails."""
 import time
 from pathlib import Path
 
-from bench import BOOT, BOOTS, CONFIG, expect, last_screen
+from bench import BOOT, BOOTS, CONFIG, expect, shown, until_shown
 from machine import Failed
 from neighbour import CARD, Neighbour
-from procedures import until_shown
 
 # Long enough to boot three times, to plug in two sticks and to look around.
 OPEN = 720
@@ -90,11 +89,6 @@ def mounts(box):
         expect("denied" in said, f"a program that was put into {where} says {said!r}")
     said = box.run("journalctl -b -o cat -t systemd-journald | grep '^System Journal'", 120)
     expect("/var/log/journal/" in said and "max 256M" in said, f"journald says {said!r}")
-
-
-def shown(box):
-    """The screen, however its lines are wrapped."""
-    return " ".join(last_screen(box).split())
 
 
 def painted(box):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from bench import (BOOT, BOOTS, CONFIG, LUKS, TOKEN, WATCHED, admin, expect, get, kept, last_screen, machine_shown,
-                   plugged, served, up, version_shown)  # fmt: skip
+                   plugged, served, until_shown, up, version_shown)  # fmt: skip
 from booting import EXT4, stays_locked
 from control import Control
 from live import live_system, tried
@@ -354,11 +354,6 @@ def on_boot_partition(bench, box, credentials):
     bench.tool("mmd", "-i", partition, "::/loader/credentials")
     for path in credentials:
         bench.tool("mcopy", "-i", partition, path, f"::/loader/credentials/{path.name}")
-
-
-def until_shown(box, words, seconds=BOOT):
-    """Waits for words of the screen, however its lines are wrapped."""
-    box.until(f"the screen says {words!r}", lambda: words in " ".join(last_screen(box).split()), seconds)
 
 
 def other_machine(box, before):

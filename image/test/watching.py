@@ -162,8 +162,8 @@ def serial_line(bench, box):
 
 
 def two_uplinks(bench):
-    """Of two uplinks each answers who came by it, from afar too; what the box begins leaves by the first one, and by the
-    other when the cable of the first is pulled. Names are asked of the configured server."""
+    """Of two uplinks each answers who came by it, from afar too. What the box begins leaves by the second one only when
+    the cable of the first is pulled. Names are asked of the configured server."""
     box = bench.copy(bench.provisioned(), "uplinks")
     neighbour = Neighbour(box.folder)
     bench.start(box, CONFIG + UPLINKS, wire=neighbour)
@@ -175,7 +175,7 @@ def two_uplinks(bench):
     neighbour.reaches(BOX)
     expect(neighbour.tcp(BOX, [80], client=FAR) == ({80}, set()), "who comes by the second line is not answered on it")
     expect(not neighbour.asked_time, "the time is asked for on the second line")
-    bench.done("both lines answer; the time is asked for on the first")
+    bench.done("both lines answer; the time is not asked for on the second")
     box.order("set_link", name="net", up=False)
     box.until("the time is asked for on the second line", lambda: neighbour.asked_time, 300)
     expect(neighbour.tcp(BOX, [80], client=FAR) == ({80}, set()), "the second line does not answer alone")
