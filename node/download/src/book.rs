@@ -182,7 +182,6 @@ impl Book {
     }
 
     /// Whether an address was banned.
-    #[cfg(test)]
     pub(crate) fn is_banned(&self, address: &SocketAddr) -> bool {
         self.banned.contains(address)
     }

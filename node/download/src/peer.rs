@@ -319,15 +319,15 @@ impl Peer {
         Ok(came)
     }
 
-    /// It will not serve a block: whether it was asked for it.
+    /// It will not serve a block: whether it is asked for it. Every request has an answer, one that was taken
+    /// back too (BEP 6), and that comes before the answer to the same request made again.
     pub(crate) fn rejects(&mut self, block: &Block) -> bool {
-        let at = self.asked.iter().position(|asked| asked == block);
-        at.and_then(|at| self.asked.remove(at)).is_some()
+        !remove(&mut self.late, block) && remove(&mut self.asked, block)
     }
 
     /// Takes a request back, if there is one.
     pub(crate) fn cancel(&mut self, block: &Block, now: Duration) -> bool {
-        if !self.rejects(block) {
+        if !remove(&mut self.asked, block) {
             return false;
         }
         self.expect_late(*block);
@@ -360,6 +360,12 @@ impl Peer {
         let pieces = if let Has::Known(pieces) = &self.has { pieces.pieces() } else { 0 };
         if self.noise > MOST_NOISE.saturating_add(pieces) { Err(End::Noise) } else { Ok(()) }
     }
+}
+
+/// Takes a block off a list: whether it was there.
+fn remove(blocks: &mut VecDeque<Block>, block: &Block) -> bool {
+    let at = blocks.iter().position(|other| other == block);
+    at.and_then(|at| blocks.remove(at)).is_some()
 }
 
 #[cfg(test)]

@@ -123,7 +123,13 @@ impl Seed {
                 assert!((block.begin + block.length) as usize <= length, "{block:?}");
                 self.asked.push_back(block);
             }
-            Message::Cancel(block) => self.asked.retain(|asked| *asked != block),
+            Message::Cancel(block) => {
+                let at = self.asked.iter().position(|asked| *asked == block);
+                // Each request has an answer (BEP 6).
+                if at.and_then(|at| self.asked.remove(at)).is_some() && self.is_modern {
+                    Message::Reject(block).put(out);
+                }
+            }
             Message::Extended { id: 7, payload } => {
                 let Ok(Part::Request { piece }) = Part::parse(payload) else { panic!("no request") };
                 let payload = Part::answer(self.metainfo.info().bytes(), piece).encode();

@@ -351,7 +351,9 @@ impl Swarm {
     }
 
     fn ban(&mut self, address: SocketAddr, now: Duration) {
-        log::info!(peer:% = address; "banned: {}", End::Wrong);
+        if !self.book.is_banned(&address) {
+            log::info!(peer:% = address; "banned: {}", End::Wrong);
+        }
         self.book.ban(address);
         let at = self.peers.values().find(|peer| peer.address == address).map(|peer| peer.key);
         if let Some(peer) = at.and_then(|key| self.peers.remove(&key)) {

@@ -95,6 +95,23 @@ fn what_is_refused_is_not_asked_for_again() {
     assert!(swarm.peers[&key].asked().is_empty());
 }
 
+/// A peer answers each request once, those that were taken back too (BEP 6).
+#[test]
+fn what_was_taken_back_and_is_refused_may_be_asked_for_again() {
+    let (whole, _) = content(Kind::V2, 1);
+    let (mut swarm, key) = greeted(&whole);
+    assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
+    let first: Vec<Block> = swarm.peers[&key].asked().iter().copied().collect();
+    swarm.tick(SNUB);
+    let again = next(&swarm, key).unwrap();
+    assert!(first.contains(&again));
+    let refused: Vec<Message<'_>> = first.into_iter().map(Message::Reject).collect();
+    assert!(stays(&mut swarm, key, &refused));
+    assert_eq!(next(&swarm, key), Some(again), "that was the answer to the first request");
+    assert!(stays(&mut swarm, key, &[Message::Reject(again)]));
+    assert_ne!(next(&swarm, key), Some(again));
+}
+
 #[test]
 fn metadata_that_is_wrong_bans_and_too_much_of_it_is_not_taken() {
     let (whole, pieces) = content(Kind::V2, 3);
