@@ -115,11 +115,13 @@ impl Book {
         self.entries.retain(|_, entry| !entry.by_peer);
     }
 
-    /// An address to try now, the one that failed least; it is busy from then on.
+    /// An address to try now, the one that failed least, of those that trackers told of as long as there is one;
+    /// it is busy from then on.
     pub(crate) fn next(&mut self, now: Duration) -> Option<(SocketAddr, Approach)> {
         let random = &mut self.random;
         let due = self.entries.iter_mut().filter(|(_, entry)| !entry.busy && entry.not_before <= now);
-        let (address, entry) = due.min_by_key(|(_, entry)| (entry.failures, random.u32(..)))?;
+        let (address, entry) =
+            due.min_by_key(|(_, entry)| (entry.by_peer, entry.failures, random.u32(..)))?;
         let ways = ways(self.wires.len(), self.encryption);
         let (other, encrypted) = *ways.get(entry.way)?;
         let wire = *self.wires.get((entry.wire + other) % self.wires.len())?;
@@ -295,6 +297,18 @@ mod tests {
         book.put_off(peer, seconds(60));
         assert_eq!(book.next(seconds(59)), None);
         assert_eq!(book.next(seconds(60)), worked);
+    }
+
+    #[test]
+    fn what_peers_tell_of_does_not_come_before_what_trackers_do() {
+        let (mut book, peer) = (book(), at("192.0.2.1:6881"));
+        book.add([peer], &V2, Origin::Told);
+        assert!(book.next(seconds(0)).is_some());
+        book.failed(peer, seconds(0));
+        let others = (1..=200).map(|port| SocketAddr::from(([198, 51, 100, 1], port)));
+        book.add(others, &V2, Origin::Peer(at("198.51.100.1:1").ip()));
+        assert_ne!(book.next(seconds(0)).unwrap().0, peer, "it has to wait");
+        assert_eq!(book.next(seconds(2)).unwrap().0, peer);
     }
 
     #[test]

@@ -88,10 +88,13 @@ pub(crate) struct Peer {
     /// The picker's count when there was nothing to begin with this peer: what it says again does not make it
     /// worth another look.
     pub(crate) idle: Option<u64>,
-    /// Before then it is given no piece that it has to give alone.
-    pub(crate) owns_from: Duration,
     asked: VecDeque<Block>,
+    /// Requests that were taken back and are not answered yet; those that are asked for again and were
+    /// answered since then.
     late: VecDeque<Block>,
+    answered: Vec<Block>,
+    /// Pieces that it was asked for and refused while it was not choking.
+    pub(crate) refused: Vec<u32>,
     pub(crate) flow: Flow,
     /// Whether it was asked and gave nothing for too long.
     pub(crate) snubbed: bool,
@@ -137,9 +140,10 @@ impl Peer {
             interested: false,
             allowed: Vec::new(),
             idle: None,
-            owns_from: Duration::ZERO,
             asked: VecDeque::new(),
             late: VecDeque::new(),
+            answered: Vec::new(),
+            refused: Vec::new(),
             flow: Flow::new(now),
             snubbed: false,
             joined: now,
@@ -305,7 +309,9 @@ impl Peer {
     pub(crate) fn came(&mut self, piece: u32, begin: u32, length: usize) -> Result<Came, End> {
         let same = |block: &Block| block.piece == piece && block.begin == begin;
         let (block, came) = match self.asked.iter().position(same) {
-            Some(at) => (self.asked.remove(at), Came::Asked),
+            Some(at) => {
+                (self.asked.remove(at).inspect(|block| self.answered.retain(|it| it != block)), Came::Asked)
+            }
             None => (self.late.iter().position(same).and_then(|at| self.late.remove(at)), Came::Late),
         };
         let Some(block) = block else {
@@ -322,36 +328,56 @@ impl Peer {
     /// It will not serve a block: whether it is asked for it. Every request has an answer, one that was taken
     /// back too (BEP 6), and that comes before the answer to the same request made again.
     pub(crate) fn rejects(&mut self, block: &Block) -> bool {
-        !remove(&mut self.late, block) && remove(&mut self.asked, block)
+        if !remove(&mut self.late, block) {
+            return self.forget(block);
+        }
+        if self.asked.contains(block) {
+            self.answered.push(*block);
+        }
+        false
     }
 
     /// Takes a request back, if there is one.
     pub(crate) fn cancel(&mut self, block: &Block, now: Duration) -> bool {
-        if !remove(&mut self.asked, block) {
-            return false;
+        let is_asked = self.asked.contains(block);
+        if is_asked {
+            self.take_back(*block, true, now);
         }
-        self.expect_late(*block);
-        self.say(&Message::Cancel(*block), now);
-        true
+        is_asked
+    }
+
+    /// Takes back all requests of a piece.
+    pub(crate) fn cancel_all(&mut self, piece: u32, now: Duration) {
+        let asked: Vec<Block> = self.asked.iter().filter(|block| block.piece == piece).copied().collect();
+        asked.into_iter().for_each(|block| self.take_back(block, true, now));
     }
 
     /// Gives up all that it is asked for; with `aloud` it is told so.
     pub(crate) fn give_up(&mut self, aloud: bool, now: Duration) -> Vec<Block> {
-        let given_up: Vec<Block> = self.asked.drain(..).collect();
-        for block in &given_up {
-            self.expect_late(*block);
-            if aloud {
-                self.say(&Message::Cancel(*block), now);
-            }
-        }
+        let given_up: Vec<Block> = self.asked.iter().copied().collect();
+        given_up.iter().for_each(|block| self.take_back(*block, aloud, now));
         given_up
     }
 
-    fn expect_late(&mut self, block: Block) {
-        if self.late.len() == MOST_LATE {
-            self.late.pop_front();
+    fn take_back(&mut self, block: Block, aloud: bool, now: Duration) {
+        // Some do not answer what was taken back: then it was this request that was answered.
+        let is_answered = self.answered.contains(&block);
+        self.forget(&block);
+        if !is_answered {
+            if self.late.len() == MOST_LATE {
+                self.late.pop_front();
+            }
+            self.late.push_back(block);
         }
-        self.late.push_back(block);
+        if aloud {
+            self.say(&Message::Cancel(block), now);
+        }
+    }
+
+    /// It is not asked for a block any more: whether it was.
+    fn forget(&mut self, block: &Block) -> bool {
+        self.answered.retain(|other| other != block);
+        remove(&mut self.asked, block)
     }
 
     /// It has said something that is of no use.

@@ -197,6 +197,10 @@ impl Swarm {
     /// A connection was made.
     pub(crate) fn joined(&mut self, key: Key, now: Duration) {
         let Some(dial) = self.dialing.remove(&key) else { return };
+        if self.book.is_banned(&dial.address) {
+            self.outputs.push_back(Output::Close(key));
+            return;
+        }
         let peer = Peer::new(key, dial.address, dial.approach.wire, self.peer_id, now);
         self.peers.insert(key, peer);
         self.settle(now);
@@ -331,7 +335,7 @@ impl Swarm {
             Phase::Beginning(_) => {}
             Phase::Content(content) => {
                 let given_up = peer.give_up(false, now);
-                given_up.iter().for_each(|block| content.release(peer.key, block));
+                given_up.iter().for_each(|block| _ = content.release(peer.key, block));
                 content.disown(peer.key);
                 content.discount(&mut peer);
             }

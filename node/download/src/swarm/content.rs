@@ -19,12 +19,10 @@ const MOST_ASKED: u8 = 3;
 /// Blocks that a peer is asked for at once when others are asked for them too.
 const MOST_AGAIN: usize = 16;
 
-/// How long a peer may take for a piece that it has to give alone: this, and its bytes at the slowest rate
+/// How long a peer may take for a piece that it has to give alone, at first: this, and its bytes at the slowest rate
 /// that is waited for while others have it, bytes per second.
 const GRACE: Duration = Duration::from_secs(60);
 const SLOWEST: u64 = 16 * 1024;
-/// How long a peer that took longer is given no such piece.
-const REST: Duration = Duration::from_secs(60);
 
 /// A piece that is to be verified.
 #[derive(Debug)]
@@ -152,8 +150,8 @@ impl Content {
     /// Whether a peer has anything that lacks.
     pub(crate) fn wants(&self, peer: &Peer) -> bool {
         let Has::Known(has) = &peer.has else { return peer.has_any() };
-        let lacks = |piece: u32| !self.have.get(piece) && !self.finishing.contains_key(&piece);
-        has.held().any(lacks)
+        // What is being verified may be wrong.
+        has.held().any(|piece| !self.have.get(piece))
     }
 
     /// The next block to ask a peer for; it counts as asked for.
@@ -182,22 +180,29 @@ impl Content {
             return None;
         }
         let (pieces, suspects, asker) = (&self.pieces, &self.suspects, &*peer);
-        let rests = now < peer.owns_from;
+        let is_kept_out = suspects.keep_out(peer.key);
         let may = |piece: u32| {
-            asker.serves(piece) && pieces.check(piece).is_some() && !(rests && suspects.contains(piece))
+            let tried = is_kept_out && suspects.has_tried(piece, asker.key);
+            asker.serves(piece) && pieces.check(piece).is_some() && !tried
         };
         let picked = if waited_for { self.picker.pick_waited_for(may) } else { self.picker.pick(may) };
-        if picked.is_none() && !waited_for && !rests {
+        if picked.is_none() && !waited_for && !is_kept_out {
             peer.idle = Some(self.picker.freed());
         }
         let piece = picked?;
         let length = self.pieces.length(piece);
-        let until = now + GRACE + Duration::from_secs(u64::from(length) / SLOWEST);
+        let until = now + self.turn(piece);
         let owner = self.suspects.contains(piece).then_some(Owner { key: peer.key, until });
         self.used += u64::from(length);
         self.partials.insert(piece, Partial::new(piece, length, owner));
         self.open.insert(piece);
         Some(piece)
+    }
+
+    /// How long a peer may take for a piece that it has to give alone.
+    pub(crate) fn turn(&self, piece: u32) -> Duration {
+        let first = GRACE + Duration::from_secs(u64::from(self.pieces.length(piece)) / SLOWEST);
+        first * self.suspects.patience(piece)
     }
 
     /// Whether a piece can be begun: no torrent has one that is longer than the memory.
@@ -219,7 +224,8 @@ impl Content {
     fn again(&mut self, peer: &Peer) -> Option<Block> {
         let stuck = !self.has_room() && self.finishing.is_empty();
         let ends = self.picker.left() == 0 || stuck;
-        if !ends || peer.asked().len() >= MOST_AGAIN {
+        // Who gives nothing is not to keep a block from others.
+        if !ends || peer.snubbed || peer.asked().len() >= MOST_AGAIN {
             return None;
         }
         let mine = |block: &Block| peer.asked().contains(block);
@@ -231,21 +237,26 @@ impl Content {
         })
     }
 
-    /// A peer is not asked for a block any more.
-    pub(crate) fn release(&mut self, peer: Key, block: &Block) {
-        let Some(partial) = self.partials.get_mut(&block.piece) else { return };
+    /// A peer is not asked for a block any more. Returns whether it is to be asked for no other of the piece.
+    pub(crate) fn release(&mut self, peer: Key, block: &Block) -> bool {
+        let Some(partial) = self.partials.get_mut(&block.piece) else { return false };
         partial.release(block.begin);
         if partial.has_unasked() {
             self.open.insert(block.piece);
         }
         // All of it must come from one peer, and this one may never go on.
-        if partial.owner.is_some_and(|owner| owner.key == peer) && !partial.is_complete() {
+        let is_lost = partial.owner.is_some_and(|owner| owner.key == peer) && !partial.is_complete();
+        if is_lost {
             self.drop_partial(block.piece);
         }
+        is_lost
     }
 
     fn drop_partial(&mut self, piece: u32) {
         if let Some(partial) = self.partials.remove(&piece) {
+            if let Some(owner) = partial.owner {
+                self.suspects.tried(piece, owner.key);
+            }
             self.used -= partial.length();
             self.open.remove(&piece);
             self.picker.free(piece);
@@ -305,23 +316,23 @@ impl Content {
         owned.into_iter().for_each(|piece| self.drop_partial(piece));
     }
 
-    /// Takes pieces from those who should have given them alone by now, where somebody else would: a block
-    /// now and then does not keep a piece for hours.
-    pub(crate) fn take_back(&mut self, peers: &mut BTreeMap<Key, Peer>, now: Duration) {
-        let owned = self.partials.iter().filter_map(|(piece, partial)| Some((*piece, partial.owner?)));
+    /// Peers take turns with pieces that one has to give alone, where others would give them too: a block now
+    /// and then does not keep a piece for hours.
+    pub(crate) fn take_turns(&mut self, peers: &mut BTreeMap<Key, Peer>, now: Duration) {
+        let partials = &self.partials;
+        let owner = |piece: u32| partials.get(&piece).and_then(|partial| partial.owner);
+        let is_over = |piece, key| owner(piece).is_some_and(|it| it.key == key && it.until <= now);
+        self.suspects.begin_rounds(peers, is_over);
+        let owned = partials.iter().filter_map(|(piece, partial)| Some((*piece, partial.owner?)));
         let late: Vec<(u32, Owner)> = owned.filter(|(_, owner)| owner.until <= now).collect();
         for (piece, Owner { key, .. }) in late {
-            let would = |peer: &Peer| peer.key != key && peer.owns_from <= now && peer.serves(piece);
-            if !peers.values().any(would) {
-                continue;
+            let would = |peer: &Peer| {
+                peer.key != key && peer.serves(piece) && !self.suspects.has_tried(piece, peer.key)
+            };
+            if peers.values().any(would) {
+                peers.get_mut(&key).into_iter().for_each(|peer| peer.cancel_all(piece, now));
+                self.drop_partial(piece);
             }
-            if let Some(peer) = peers.get_mut(&key) {
-                peer.owns_from = now + REST;
-                let of_it = |block: &&Block| block.piece == piece;
-                let asked: Vec<Block> = peer.asked().iter().filter(of_it).copied().collect();
-                asked.iter().for_each(|block| _ = peer.cancel(block, now));
-            }
-            self.drop_partial(piece);
         }
     }
 }

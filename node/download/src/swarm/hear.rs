@@ -177,6 +177,10 @@ impl Swarm {
             Message::KeepAlive => return peer.noise(),
             Message::Choke => {
                 peer.choking = true;
+                // Who refuses all that it was asked for and then chokes has what it had.
+                for piece in std::mem::take(&mut peer.refused) {
+                    self.gain(peer, piece, now)?;
+                }
                 // With the fast extension each request is answered, or refused on its own.
                 if !peer.fast {
                     self.give_up(peer, now);
@@ -188,7 +192,7 @@ impl Swarm {
                 return self.told(peer, message, now);
             }
             Message::Piece { piece, begin, data } => return self.take_block(peer, piece, begin, data, now),
-            Message::Reject(block) => return self.rejected(peer, &block),
+            Message::Reject(block) => return self.rejected(peer, &block, now),
             Message::AllowedFast(piece) => peer.allows(piece),
             Message::Extended { id, payload } => return self.hear_extended(peer, id, payload, now),
             Message::Hashes { request, hashes } => {
@@ -219,7 +223,7 @@ impl Swarm {
     fn give_up(&mut self, peer: &mut Peer, now: Duration) {
         let given_up = peer.give_up(false, now);
         if let Phase::Content(content) = &mut self.phase {
-            given_up.iter().for_each(|block| content.release(peer.key, block));
+            given_up.iter().for_each(|block| _ = content.release(peer.key, block));
         }
         self.freed = true;
     }
@@ -300,17 +304,20 @@ impl Swarm {
         Ok(())
     }
 
-    fn rejected(&mut self, peer: &mut Peer, block: &Block) -> Result<(), End> {
+    fn rejected(&mut self, peer: &mut Peer, block: &Block, now: Duration) -> Result<(), End> {
         if !peer.rejects(block) {
             return peer.noise();
         }
         if let Phase::Content(content) = &mut self.phase {
-            content.release(peer.key, block);
+            if content.release(peer.key, block) {
+                peer.cancel_all(block.piece, now);
+            }
             // It would be asked for it again and again.
             if peer.choking {
                 peer.allowed.retain(|piece| *piece != block.piece);
-            } else {
+            } else if peer.has(block.piece) {
                 content.lose(peer, block.piece);
+                peer.refused.push(block.piece);
             }
         }
         self.freed = true;
@@ -342,6 +349,7 @@ impl Swarm {
             }
         } else if Some(id) == ours.lt_donthave {
             let piece = extension::parse_dont_have(payload)?;
+            peer.refused.retain(|other| *other != piece);
             match &mut self.phase {
                 Phase::Content(content) => content.lose(peer, piece),
                 _ => _ = peer.loses(piece),

@@ -21,7 +21,7 @@ const DEPTH: usize = 4;
 /// How long a peer may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a peer that gave none is not asked again.
-const PAUSE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// Layers on their way.
 #[derive(Debug)]
@@ -102,7 +102,8 @@ impl Layers {
         hashes: &[u8],
         now: Duration,
     ) -> Result<bool, End> {
-        if !self.settle(peer.key, request) {
+        // What comes late is as good, as long as nobody else is asked for it.
+        if !self.settle(peer.key, request) && !self.is_open_no_more(request) {
             return peer.noise().map(|()| false);
         }
         // It was asked for, so there is one.
@@ -140,6 +141,12 @@ impl Layers {
     fn give_up(&mut self, peer: Key) {
         let given_up = self.asked.remove(&peer).unwrap_or_default();
         given_up.into_iter().rev().for_each(|(request, _)| self.open.push_front(request));
+    }
+
+    /// Takes a request from those that nobody is asked: whether it was there.
+    fn is_open_no_more(&mut self, request: &HashRequest) -> bool {
+        let at = self.open.iter().position(|other| other == request);
+        at.and_then(|at| self.open.remove(at)).is_some()
     }
 
     /// Takes a request off the list: whether the peer was asked.
@@ -316,5 +323,16 @@ mod tests {
             "not asked any more"
         );
         assert!(layers.hear(&mut two, &request, &answer(&whole, &request), NOW).unwrap());
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_is_taken_where_nobody_else_is_asked() {
+        let whole = torrent(Kind::V2, 16_384, &[noise(1, 100_000)]);
+        let (mut layers, mut slow) = (bare(&whole), peer(1));
+        layers.tend(&mut slow, NOW);
+        let request = asked(&mut slow)[0];
+        layers.tick(PATIENCE);
+        assert!(layers.hear(&mut slow, &request, &answer(&whole, &request), PATIENCE).unwrap());
+        assert_eq!(layers.finish().unwrap().missing_layers().next(), None);
     }
 }

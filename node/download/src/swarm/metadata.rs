@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// And for all of it: a few that give a part now and then are not to keep all others out.
 const LONGEST: Duration = Duration::from_secs(120);
 /// How long a peer that did not give it is not asked again.
-const PAUSE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// Info dictionaries on their way.
 #[derive(Debug, Default)]
@@ -43,8 +43,10 @@ impl Metadata {
     pub(crate) fn tend(&mut self, peer: &mut Peer, now: Duration) {
         let (Some(id), Some(length)) = (peer.theirs.ut_metadata, peer.metadata_length) else { return };
         if !self.fetches.contains_key(&peer.key) {
-            let refused = self.refused.get(&peer.key).is_some_and(|since| now < *since + PAUSE);
-            if refused || self.fetches.len() >= AT_ONCE {
+            let refused = self.refused.get(&peer.key);
+            // One place is kept for those that never failed.
+            let places = AT_ONCE - usize::from(refused.is_some());
+            if refused.is_some_and(|since| now < *since + PAUSE) || self.fetches.len() >= places {
                 return;
             }
             let Ok(assembly) = Assembly::new(length.into()) else { return };
@@ -171,7 +173,7 @@ mod tests {
         metadata.tend(&mut refuses, NOW);
         metadata.tend(&mut is_silent, NOW);
         assert_eq!((asked(&mut refuses), asked(&mut is_silent)), (vec![0], vec![0]));
-        metadata.hear(&mut refuses, &Part::Reject { piece: 0 }, NOW).unwrap();
+        metadata.hear(&mut refuses, &Part::Reject { piece: 0 }, PATIENCE).unwrap();
         metadata.tick(PATIENCE);
         for peer in [&mut refuses, &mut is_silent] {
             metadata.tend(peer, PATIENCE);
@@ -205,6 +207,25 @@ mod tests {
             metadata.tick(now);
         }
         assert!(now >= LONGEST);
+    }
+
+    #[test]
+    fn a_place_is_kept_for_who_never_failed() {
+        let (mut metadata, mut silent) = (Metadata::default(), Vec::new());
+        for key in 1..9 {
+            silent.push(peer(key, 9));
+        }
+        let mut now = NOW;
+        for _ in 0..9 {
+            silent.iter_mut().for_each(|peer| metadata.tend(peer, now));
+            now += PATIENCE;
+            metadata.tick(now);
+            now += PAUSE;
+        }
+        silent.iter_mut().for_each(|peer| _ = (metadata.tend(peer, now), asked(peer)));
+        let mut other = peer(9, 9);
+        metadata.tend(&mut other, now);
+        assert_eq!(asked(&mut other), [0]);
     }
 
     #[test]

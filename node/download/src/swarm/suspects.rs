@@ -1,18 +1,22 @@
 //! Who sent what of pieces that turned out wrong, until they have come right.
 //!
 //! One who sent all of a wrong piece is guilty. Of several nobody knows who it was: the piece is then
-//! fetched from one peer alone, and once it is right, whoever had sent other blocks is.
+//! fetched from one peer alone, and once it is right, whoever had sent other blocks is. Who had its turn and
+//! did not give the piece has another when everybody else had theirs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 
 use skerry_wire::peer::BLOCK;
 
 use crate::partial::Whole;
+use crate::peer::{Key, Peer};
 
 /// Pieces whose blocks are remembered; of further ones only that they come from one peer.
 const MOST: usize = 64;
+/// How often the time of a turn is doubled.
+const MOST_ROUNDS: u32 = 6;
 
 /// A block as it was sent: by whom, and its digest.
 type Sent = (SocketAddr, u64);
@@ -22,14 +26,61 @@ type Sent = (SocketAddr, u64);
 pub(crate) struct Suspects {
     /// Keyed by this run, so that nobody can make blocks with the digests of others.
     keyed: RandomState,
-    pieces: HashMap<u32, Vec<Sent>>,
+    pieces: HashMap<u32, Suspect>,
     remembered: usize,
+}
+
+#[derive(Debug, Default)]
+struct Suspect {
+    sent: Vec<Sent>,
+    /// Peers that had their turn to give it alone, and how often all of them had.
+    tried: Vec<Key>,
+    rounds: u32,
 }
 
 impl Suspects {
     /// Whether a piece is to come from one peer alone.
     pub(crate) fn contains(&self, piece: u32) -> bool {
         self.pieces.contains_key(&piece)
+    }
+
+    /// Whether a peer had its turn to give a piece alone.
+    pub(crate) fn has_tried(&self, piece: u32, peer: Key) -> bool {
+        self.pieces.get(&piece).is_some_and(|suspect| suspect.tried.contains(&peer))
+    }
+
+    /// Whether a peer waits for another turn with any piece.
+    pub(crate) fn keep_out(&self, peer: Key) -> bool {
+        self.pieces.values().any(|suspect| suspect.tried.contains(&peer))
+    }
+
+    /// A peer had its turn with a piece.
+    pub(crate) fn tried(&mut self, piece: u32, peer: Key) {
+        if let Some(suspect) = self.pieces.get_mut(&piece)
+            && !suspect.tried.contains(&peer)
+        {
+            suspect.tried.push(peer);
+        }
+    }
+
+    /// How long a turn with a piece is, in times of the first one: all of them may just be slow.
+    pub(crate) fn patience(&self, piece: u32) -> u32 {
+        1 << self.pieces.get(&piece).map_or(0, |suspect| suspect.rounds)
+    }
+
+    /// Where none of the peers is left that would give a piece and had no turn, all of them have another.
+    /// `is_over` tells of a piece whether it is that peer's turn, which has lasted long enough.
+    pub(crate) fn begin_rounds(&mut self, peers: &BTreeMap<Key, Peer>, is_over: impl Fn(u32, Key) -> bool) {
+        for (piece, suspect) in &mut self.pieces {
+            let Suspect { tried, rounds, .. } = suspect;
+            tried.retain(|key| peers.contains_key(key));
+            let may = |peer: &&Peer| peer.serves(*piece) && !tried.contains(&peer.key);
+            let is_left = peers.values().filter(may).any(|peer| !is_over(*piece, peer.key));
+            if !tried.is_empty() && !is_left {
+                tried.clear();
+                *rounds = (*rounds + 1).min(MOST_ROUNDS);
+            }
+        }
     }
 
     /// A piece was wrong. Returns who is guilty, if that is plain.
@@ -41,14 +92,14 @@ impl Suspects {
         if !self.contains(piece) {
             let sent = if self.remembered < MOST { self.digests(whole) } else { Vec::new() };
             self.remembered += usize::from(!sent.is_empty());
-            self.pieces.insert(piece, sent);
+            self.pieces.insert(piece, Suspect { sent, ..Suspect::default() });
         }
         None
     }
 
     /// A piece is right. Returns who had sent something else.
     pub(crate) fn right(&mut self, piece: u32, whole: &Whole) -> Vec<SocketAddr> {
-        let Some(before) = self.pieces.remove(&piece) else { return Vec::new() };
+        let Some(Suspect { sent: before, .. }) = self.pieces.remove(&piece) else { return Vec::new() };
         self.remembered -= usize::from(!before.is_empty());
         let now = self.digests(whole);
         let other = before.iter().zip(&now).filter(|(before, now)| before.1 != now.1);
@@ -104,7 +155,7 @@ mod tests {
         let mut suspects = Suspects::default();
         (0..200).for_each(|piece| _ = suspects.wrong(piece, &whole(&[(1, 7), (2, 8)])));
         assert!((0..200).all(|piece| suspects.contains(piece)));
-        assert_eq!(suspects.pieces.values().filter(|sent| !sent.is_empty()).count(), MOST);
+        assert_eq!(suspects.pieces.values().filter(|suspect| !suspect.sent.is_empty()).count(), MOST);
         (0..200).for_each(|piece| _ = suspects.right(piece, &whole(&[(1, 7), (2, 7)])));
         assert_eq!((suspects.remembered, suspects.pieces.len()), (0, 0));
     }

@@ -36,7 +36,7 @@ impl Swarm {
                 if content.is_finishing() {
                     (self.fruitful, self.company) = (now, now);
                 }
-                content.take_back(&mut self.peers, now);
+                content.take_turns(&mut self.peers, now);
             }
         }
         self.do_without_trees(now);
@@ -86,7 +86,7 @@ impl Swarm {
             peer.snubbed = true;
             let given_up = peer.give_up(true, now);
             if let Phase::Content(content) = &mut self.phase {
-                given_up.iter().for_each(|block| content.release(key, block));
+                given_up.iter().for_each(|block| _ = content.release(key, block));
                 content.disown(key);
             }
         }

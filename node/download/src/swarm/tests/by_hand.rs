@@ -113,6 +113,85 @@ fn what_was_taken_back_and_is_refused_may_be_asked_for_again() {
 }
 
 #[test]
+fn who_does_not_answer_what_was_taken_back_is_believed_the_next_time() {
+    let (whole, _) = content(Kind::V2, 1);
+    let (mut swarm, key) = greeted(&whole);
+    assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
+    swarm.tick(SNUB);
+    let again = next(&swarm, key).unwrap();
+    assert!(stays(&mut swarm, key, &[Message::Reject(again)]));
+    assert_eq!(next(&swarm, key), Some(again), "that may have been the answer to the first request");
+    swarm.tick(2 * SNUB);
+    let again = next(&swarm, key).unwrap();
+    assert!(stays(&mut swarm, key, &[Message::Reject(again)]));
+    assert_ne!(next(&swarm, key), Some(again), "there was but one request that it could answer");
+}
+
+/// As Transmission did up to version 4.
+#[test]
+fn who_refuses_everything_and_then_chokes_has_what_it_had() {
+    let (whole, _) = content(Kind::V2, 9);
+    let (mut swarm, key) = greeted(&whole);
+    assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
+    let asked: Vec<Block> = swarm.peers[&key].asked().iter().copied().collect();
+    let mut last: Vec<Message<'_>> = asked.iter().copied().map(Message::Reject).collect();
+    last.push(Message::Choke);
+    assert!(stays(&mut swarm, key, &last));
+    assert!((0..9).all(|piece| swarm.peers[&key].has(piece)));
+    assert!(stays(&mut swarm, key, &[Message::Unchoke]));
+    assert!(next(&swarm, key).is_some());
+}
+
+/// A peer past its handshake, told of by a tracker.
+fn joins(swarm: &mut Swarm, number: u16) -> Key {
+    let wire = swarm.wires()[0];
+    swarm.found(vec![at(number)], &wire);
+    let key = greet(swarm);
+    assert!(stays(swarm, key, &[Message::HaveAll, Message::Unchoke]));
+    key
+}
+
+#[test]
+fn silent_peers_do_not_keep_the_last_block_from_others() {
+    let whole = torrent(Kind::V2, 1 << 14, &[noise(7, 1 << 14)]);
+    let (mut swarm, first) = greeted(&whole);
+    assert!(stays(&mut swarm, first, &[Message::HaveAll, Message::Unchoke]));
+    let silent = [first, joins(&mut swarm, 2), joins(&mut swarm, 3)];
+    let willing = joins(&mut swarm, 4);
+    assert!(silent.iter().all(|key| next(&swarm, *key).is_some()) && next(&swarm, willing).is_none());
+    swarm.tick(SNUB);
+    assert!(next(&swarm, willing).is_some());
+}
+
+#[test]
+fn who_comes_while_the_last_piece_is_verified_is_told_of_interest() {
+    let whole = torrent(Kind::V2, 1 << 14, &[noise(7, 1 << 14)]);
+    let (mut swarm, liar) = greeted(&whole);
+    assert!(stays(&mut swarm, liar, &[Message::HaveAll, Message::Unchoke]));
+    let block = next(&swarm, liar).unwrap();
+    assert!(stays(&mut swarm, liar, &[wrong(block)]));
+    let honest = joins(&mut swarm, 2);
+    swarm.wrong(0, Duration::ZERO);
+    assert!(!swarm.peers.contains_key(&liar));
+    assert!(swarm.peers[&honest].interested && next(&swarm, honest).is_some());
+}
+
+#[test]
+fn who_is_banned_while_it_comes_back_is_not_let_in() {
+    let (whole, _) = content(Kind::V2, 9);
+    let (mut swarm, first) = greeted(&whole);
+    swarm.peers.get_mut(&first).unwrap().useful = true;
+    swarm.closed(first, End::Closed, Duration::ZERO);
+    let dial = swarm.dial(Duration::from_secs(10)).unwrap();
+    swarm.ban(dial.address, Duration::ZERO);
+    swarm.joined(dial.key, Duration::from_secs(10));
+    assert!(swarm.peers.is_empty());
+    assert!(
+        std::iter::from_fn(|| swarm.poll()).any(|out| matches!(out, Output::Close(key) if key == dial.key))
+    );
+}
+
+#[test]
 fn metadata_that_is_wrong_bans_and_too_much_of_it_is_not_taken() {
     let (whole, pieces) = content(Kind::V2, 3);
     let (other, _) = content(Kind::V2, 4);
@@ -229,6 +308,9 @@ fn a_piece_that_one_peer_has_to_give_alone_is_had_from_another_when_it_chokes() 
 #[test]
 fn a_piece_that_one_peer_has_to_give_alone_is_not_kept_by_a_block_now_and_then() {
     let (mut swarm, owner, other) = suspected();
+    let turn =
+        |swarm: &Swarm| if let Phase::Content(content) = &swarm.phase { content.turn(0) } else { SNUB };
+    let first = turn(&swarm);
     let mut now = Duration::ZERO;
     while next(&swarm, other).is_none() {
         assert!(now < Duration::from_secs(120), "{now:?}");
@@ -241,14 +323,34 @@ fn a_piece_that_one_peer_has_to_give_alone_is_not_kept_by_a_block_now_and_then()
     }
     assert!(now >= Duration::from_secs(60), "it had its time");
     assert_eq!(next(&swarm, owner), None, "it does not get it back");
-    // When the other one will not give it either, the slow one may after a while.
+    // When the other one will not give it either, the slow one has another turn, which is twice as long.
     let asked = swarm.peers[&other].asked().iter();
     let refused: Vec<Message<'_>> = asked.copied().map(Message::Reject).collect();
     assert!(stays(&mut swarm, other, &refused));
-    swarm.tick(now + Duration::from_secs(59));
-    assert_eq!(next(&swarm, owner), None);
-    swarm.tick(now + Duration::from_secs(60));
+    swarm.tick(now);
     assert!(next(&swarm, owner).is_some());
+    assert_eq!(turn(&swarm), 2 * first);
+}
+
+/// Silent peers take turns, those that came first too.
+#[test]
+fn a_piece_that_one_peer_has_to_give_alone_is_had_from_another_when_it_is_silent() {
+    let (mut swarm, owner, other) = suspected();
+    swarm.tick(SNUB);
+    assert_eq!((next(&swarm, owner), next(&swarm, other).is_some()), (None, true));
+    swarm.tick(2 * SNUB);
+    assert_eq!((next(&swarm, owner), next(&swarm, other)), (None, None), "all had their turn");
+    swarm.tick(2 * SNUB + STEP);
+    assert!(next(&swarm, owner).is_some());
+}
+
+#[test]
+fn a_piece_that_one_peer_had_to_give_alone_does_not_go_back_to_it_in_the_same_breath() {
+    let (mut swarm, owner, other) = suspected();
+    let refused = Message::Reject(next(&swarm, owner).unwrap());
+    assert!(stays(&mut swarm, owner, &[refused, Message::Have(0)]));
+    assert_eq!(next(&swarm, owner), None, "not for the other blocks of it either");
+    assert!(next(&swarm, other).is_some());
 }
 
 #[test]
