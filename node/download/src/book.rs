@@ -55,6 +55,8 @@ pub(crate) struct Book {
     /// Info-hashes that the torrent is known by, the best first.
     pub(crate) wires: Vec<[u8; 20]>,
     encryption: bool,
+    /// Whether what trackers told of went before all else the last time.
+    trackers_first: bool,
     random: fastrand::Rng,
 }
 
@@ -62,7 +64,8 @@ impl Book {
     /// An empty one.
     pub(crate) fn new(wires: Vec<[u8; 20]>, encryption: bool, seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
-        Self { entries: HashMap::new(), banned: HashSet::new(), wires, encryption, random }
+        let (entries, banned) = (HashMap::new(), HashSet::new());
+        Self { entries, banned, wires, encryption, trackers_first: false, random }
     }
 
     /// Takes addresses that are said to have the torrent by one of its info-hashes.
@@ -115,13 +118,14 @@ impl Book {
         self.entries.retain(|_, entry| !entry.by_peer);
     }
 
-    /// An address to try now, the one that failed least, of those that trackers told of as long as there is one;
-    /// it is busy from then on.
+    /// An address to try now, the one that failed least, every second time of those that trackers told of; it
+    /// is busy from then on.
     pub(crate) fn next(&mut self, now: Duration) -> Option<(SocketAddr, Approach)> {
-        let random = &mut self.random;
+        self.trackers_first = !self.trackers_first;
+        let (random, first) = (&mut self.random, self.trackers_first);
         let due = self.entries.iter_mut().filter(|(_, entry)| !entry.busy && entry.not_before <= now);
         let (address, entry) =
-            due.min_by_key(|(_, entry)| (entry.by_peer, entry.failures, random.u32(..)))?;
+            due.min_by_key(|(_, entry)| (first && entry.by_peer, entry.failures, random.u32(..)))?;
         let ways = ways(self.wires.len(), self.encryption);
         let (other, encrypted) = *ways.get(entry.way)?;
         let wire = *self.wires.get((entry.wire + other) % self.wires.len())?;

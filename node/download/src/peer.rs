@@ -1,6 +1,6 @@
 //! One peer, as this side sees it: what it has, what it is asked for, how it behaves.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -93,8 +93,10 @@ pub(crate) struct Peer {
     /// answered since then.
     late: VecDeque<Block>,
     answered: Vec<Block>,
+    /// Whether it was seen to answer what was taken back.
+    answers_cancels: bool,
     /// Pieces that it was asked for and refused while it was not choking.
-    pub(crate) refused: Vec<u32>,
+    pub(crate) refused: BTreeSet<u32>,
     pub(crate) flow: Flow,
     /// Whether it was asked and gave nothing for too long.
     pub(crate) snubbed: bool,
@@ -143,7 +145,8 @@ impl Peer {
             asked: VecDeque::new(),
             late: VecDeque::new(),
             answered: Vec::new(),
-            refused: Vec::new(),
+            answers_cancels: false,
+            refused: BTreeSet::new(),
             flow: Flow::new(now),
             snubbed: false,
             joined: now,
@@ -333,6 +336,8 @@ impl Peer {
         }
         if self.asked.contains(block) {
             self.answered.push(*block);
+        } else {
+            self.answers_cancels = true;
         }
         false
     }
@@ -361,7 +366,7 @@ impl Peer {
 
     fn take_back(&mut self, block: Block, aloud: bool, now: Duration) {
         // Some do not answer what was taken back: then it was this request that was answered.
-        let is_answered = self.answered.contains(&block);
+        let is_answered = !self.answers_cancels && self.answered.contains(&block);
         self.forget(&block);
         if !is_answered {
             if self.late.len() == MOST_LATE {

@@ -382,11 +382,12 @@ impl Swarm {
 
     /// Asks whoever has room, and hands out what is to be sent.
     fn settle(&mut self, now: Duration) {
-        let freed = std::mem::take(&mut self.freed);
+        if std::mem::take(&mut self.freed) && !self.over {
+            let mut peers: Vec<&mut Peer> = self.peers.values_mut().collect();
+            peers.sort_by_key(|peer| hear::rank(&self.phase, peer));
+            peers.into_iter().for_each(|peer| hear::tend(&mut self.phase, peer, now));
+        }
         for peer in self.peers.values_mut() {
-            if freed && !self.over {
-                hear::tend(&mut self.phase, peer, now);
-            }
             let out = peer.take_out();
             if !out.is_empty() {
                 self.outputs.push_back(Output::Send(peer.key, out));

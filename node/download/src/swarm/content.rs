@@ -224,8 +224,7 @@ impl Content {
     fn again(&mut self, peer: &Peer) -> Option<Block> {
         let stuck = !self.has_room() && self.finishing.is_empty();
         let ends = self.picker.left() == 0 || stuck;
-        // Who gives nothing is not to keep a block from others.
-        if !ends || peer.snubbed || peer.asked().len() >= MOST_AGAIN {
+        if !ends || peer.asked().len() >= MOST_AGAIN {
             return None;
         }
         let mine = |block: &Block| peer.asked().contains(block);
@@ -321,8 +320,7 @@ impl Content {
     pub(crate) fn take_turns(&mut self, peers: &mut BTreeMap<Key, Peer>, now: Duration) {
         let partials = &self.partials;
         let owner = |piece: u32| partials.get(&piece).and_then(|partial| partial.owner);
-        let is_over = |piece, key| owner(piece).is_some_and(|it| it.key == key && it.until <= now);
-        self.suspects.begin_rounds(peers, is_over);
+        self.suspects.begin_rounds(peers, |piece| owner(piece).map(|it| (it.key, it.until <= now)));
         let owned = partials.iter().filter_map(|(piece, partial)| Some((*piece, partial.owner?)));
         let late: Vec<(u32, Owner)> = owned.filter(|(_, owner)| owner.until <= now).collect();
         for (piece, Owner { key, .. }) in late {
@@ -330,6 +328,7 @@ impl Content {
                 peer.key != key && peer.serves(piece) && !self.suspects.has_tried(piece, peer.key)
             };
             if peers.values().any(would) {
+                self.suspects.was_slow(piece);
                 peers.get_mut(&key).into_iter().for_each(|peer| peer.cancel_all(piece, now));
                 self.drop_partial(piece);
             }

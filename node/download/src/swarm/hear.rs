@@ -27,6 +27,16 @@ const EXCHANGE: Duration = Duration::from_secs(30);
 /// What this side calls itself.
 const CLIENT: &str = concat!("Skerry ", env!("CARGO_PKG_VERSION"));
 
+/// Who is asked first: who has failed least, and then longest ago.
+pub(super) fn rank(phase: &Phase, peer: &Peer) -> (u32, Duration) {
+    match phase {
+        Phase::Info(metadata) => metadata.failures(peer.key),
+        Phase::Layers(layers) => layers.failures(peer.key),
+        _ if peer.snubbed => (1, peer.gave),
+        _ => (0, Duration::ZERO),
+    }
+}
+
 /// Asks a peer for what may be asked for.
 pub(super) fn tend(phase: &mut Phase, peer: &mut Peer, now: Duration) {
     if !peer.greeted {
@@ -179,7 +189,9 @@ impl Swarm {
                 peer.choking = true;
                 // Who refuses all that it was asked for and then chokes has what it had.
                 for piece in std::mem::take(&mut peer.refused) {
-                    self.gain(peer, piece, now)?;
+                    if let Phase::Content(content) = &mut self.phase {
+                        content.gain(peer, piece)?;
+                    }
                 }
                 // With the fast extension each request is answered, or refused on its own.
                 if !peer.fast {
@@ -317,7 +329,7 @@ impl Swarm {
                 peer.allowed.retain(|piece| *piece != block.piece);
             } else if peer.has(block.piece) {
                 content.lose(peer, block.piece);
-                peer.refused.push(block.piece);
+                peer.refused.insert(block.piece);
             }
         }
         self.freed = true;
@@ -349,7 +361,7 @@ impl Swarm {
             }
         } else if Some(id) == ours.lt_donthave {
             let piece = extension::parse_dont_have(payload)?;
-            peer.refused.retain(|other| *other != piece);
+            peer.refused.remove(&piece);
             match &mut self.phase {
                 Phase::Content(content) => content.lose(peer, piece),
                 _ => _ = peer.loses(piece),

@@ -20,6 +20,8 @@ const MOST: u64 = 1 << 20;
 const DEPTH: usize = 4;
 /// How long a peer may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Requests that nobody is asked and that an answer is looked for among, at most: more than were given up.
+const MOST_LATE: usize = 512;
 /// How long a peer that gave none is not asked again.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -33,7 +35,8 @@ pub(crate) struct Layers {
     open: VecDeque<HashRequest>,
     left: usize,
     asked: HashMap<Key, Vec<(HashRequest, Duration)>>,
-    refused: HashMap<Key, Duration>,
+    /// When a peer failed last, and how often it did.
+    refused: HashMap<Key, (Duration, u32)>,
     /// When an answer came last, or it began.
     pub(crate) at: Duration,
 }
@@ -83,7 +86,7 @@ impl Layers {
 
     /// Asks a peer for what may be asked for.
     pub(crate) fn tend(&mut self, peer: &mut Peer, now: Duration) {
-        let refused = self.refused.get(&peer.key).is_some_and(|since| now < *since + PAUSE);
+        let refused = self.refused.get(&peer.key).is_some_and(|(since, _)| now < *since + PAUSE);
         if refused || !peer.gives_hashes || !peer.has_any() {
             return;
         }
@@ -132,9 +135,19 @@ impl Layers {
         if self.settle(peer.key, request) {
             self.open.push_front(*request);
             self.give_up(peer.key);
-            self.refused.insert(peer.key, now);
+            self.fails(peer.key, now);
         }
         peer.noise()
+    }
+
+    fn fails(&mut self, peer: Key, now: Duration) {
+        let failed = self.refused.entry(peer).or_default();
+        *failed = (now, failed.1.saturating_add(1));
+    }
+
+    /// How often a peer has failed, and when last.
+    pub(crate) fn failures(&self, peer: Key) -> (u32, Duration) {
+        self.refused.get(&peer).map_or_else(Default::default, |(since, count)| (*count, *since))
     }
 
     /// Others are asked what a peer was asked.
@@ -145,7 +158,7 @@ impl Layers {
 
     /// Takes a request from those that nobody is asked: whether it was there.
     fn is_open_no_more(&mut self, request: &HashRequest) -> bool {
-        let at = self.open.iter().position(|other| other == request);
+        let at = self.open.iter().take(MOST_LATE).position(|other| other == request);
         at.and_then(|at| self.open.remove(at)).is_some()
     }
 
@@ -164,7 +177,7 @@ impl Layers {
         let late: Vec<Key> = late.map(|(peer, _)| *peer).collect();
         for peer in late {
             self.give_up(peer);
-            self.refused.insert(peer, now);
+            self.fails(peer, now);
         }
     }
 

@@ -26,7 +26,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct Metadata {
     fetches: BTreeMap<Key, Fetch>,
-    refused: HashMap<Key, Duration>,
+    /// When a peer failed last, and how often it did.
+    refused: HashMap<Key, (Duration, u32)>,
 }
 
 #[derive(Debug)]
@@ -43,10 +44,8 @@ impl Metadata {
     pub(crate) fn tend(&mut self, peer: &mut Peer, now: Duration) {
         let (Some(id), Some(length)) = (peer.theirs.ut_metadata, peer.metadata_length) else { return };
         if !self.fetches.contains_key(&peer.key) {
-            let refused = self.refused.get(&peer.key);
-            // One place is kept for those that never failed.
-            let places = AT_ONCE - usize::from(refused.is_some());
-            if refused.is_some_and(|since| now < *since + PAUSE) || self.fetches.len() >= places {
+            let refused = self.refused.get(&peer.key).is_some_and(|(since, _)| now < *since + PAUSE);
+            if refused || self.fetches.len() >= AT_ONCE {
                 return;
             }
             let Ok(assembly) = Assembly::new(length.into()) else { return };
@@ -87,12 +86,22 @@ impl Metadata {
             Part::Reject { piece } => {
                 if asked(piece).is_some() {
                     self.fetches.remove(&peer.key);
-                    self.refused.insert(peer.key, now);
+                    self.fails(peer.key, now);
                 }
                 peer.noise().map(|()| None)
             }
             Part::Request { .. } | Part::Unknown => peer.noise().map(|()| None),
         }
+    }
+
+    fn fails(&mut self, peer: Key, now: Duration) {
+        let failed = self.refused.entry(peer).or_default();
+        *failed = (now, failed.1.saturating_add(1));
+    }
+
+    /// How often a peer has failed, and when last.
+    pub(crate) fn failures(&self, peer: Key) -> (u32, Duration) {
+        self.refused.get(&peer).map_or_else(Default::default, |(since, count)| (*count, *since))
     }
 
     /// Gives up those who are silent or take too long.
@@ -104,7 +113,7 @@ impl Metadata {
         let late: Vec<Key> = late.map(|(peer, _)| *peer).collect();
         for peer in late {
             self.fetches.remove(&peer);
-            self.refused.insert(peer, now);
+            self.fails(peer, now);
         }
     }
 
@@ -207,25 +216,6 @@ mod tests {
             metadata.tick(now);
         }
         assert!(now >= LONGEST);
-    }
-
-    #[test]
-    fn a_place_is_kept_for_who_never_failed() {
-        let (mut metadata, mut silent) = (Metadata::default(), Vec::new());
-        for key in 1..9 {
-            silent.push(peer(key, 9));
-        }
-        let mut now = NOW;
-        for _ in 0..9 {
-            silent.iter_mut().for_each(|peer| metadata.tend(peer, now));
-            now += PATIENCE;
-            metadata.tick(now);
-            now += PAUSE;
-        }
-        silent.iter_mut().for_each(|peer| _ = (metadata.tend(peer, now), asked(peer)));
-        let mut other = peer(9, 9);
-        metadata.tend(&mut other, now);
-        assert_eq!(asked(&mut other), [0]);
     }
 
     #[test]

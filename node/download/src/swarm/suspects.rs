@@ -16,7 +16,7 @@ use crate::peer::{Key, Peer};
 /// Pieces whose blocks are remembered; of further ones only that they come from one peer.
 const MOST: usize = 64;
 /// How often the time of a turn is doubled.
-const MOST_ROUNDS: u32 = 6;
+const MOST_DOUBLED: u32 = 6;
 
 /// A block as it was sent: by whom, and its digest.
 type Sent = (SocketAddr, u64);
@@ -33,9 +33,11 @@ pub(crate) struct Suspects {
 #[derive(Debug, Default)]
 struct Suspect {
     sent: Vec<Sent>,
-    /// Peers that had their turn to give it alone, and how often all of them had.
+    /// Peers that had their turn to give it alone, and whether one of these turns was too short.
     tried: Vec<Key>,
-    rounds: u32,
+    was_slow: bool,
+    /// How often the time of a turn was doubled.
+    doubled: u32,
 }
 
 impl Suspects {
@@ -63,22 +65,35 @@ impl Suspects {
         }
     }
 
-    /// How long a turn with a piece is, in times of the first one: all of them may just be slow.
+    /// A turn with a piece was too short: all of them may just be slow.
+    pub(crate) fn was_slow(&mut self, piece: u32) {
+        self.pieces.get_mut(&piece).into_iter().for_each(|suspect| suspect.was_slow = true);
+    }
+
+    /// How long a turn with a piece is, in times of the first one.
     pub(crate) fn patience(&self, piece: u32) -> u32 {
-        1 << self.pieces.get(&piece).map_or(0, |suspect| suspect.rounds)
+        1 << self.pieces.get(&piece).map_or(0, |suspect| suspect.doubled)
     }
 
     /// Where none of the peers is left that would give a piece and had no turn, all of them have another.
-    /// `is_over` tells of a piece whether it is that peer's turn, which has lasted long enough.
-    pub(crate) fn begin_rounds(&mut self, peers: &BTreeMap<Key, Peer>, is_over: impl Fn(u32, Key) -> bool) {
+    /// `turn` tells of a piece who has its turn, and whether that has lasted long enough.
+    pub(crate) fn begin_rounds(
+        &mut self,
+        peers: &BTreeMap<Key, Peer>,
+        turn: impl Fn(u32) -> Option<(Key, bool)>,
+    ) {
         for (piece, suspect) in &mut self.pieces {
-            let Suspect { tried, rounds, .. } = suspect;
+            let Suspect { tried, was_slow, doubled, .. } = suspect;
             tried.retain(|key| peers.contains_key(key));
+            let turn = turn(*piece);
+            let would = |peer: &&Peer| match turn {
+                Some((key, is_over)) if key == peer.key => !is_over,
+                _ => peer.room() > 0,
+            };
             let may = |peer: &&Peer| peer.serves(*piece) && !tried.contains(&peer.key);
-            let is_left = peers.values().filter(may).any(|peer| !is_over(*piece, peer.key));
-            if !tried.is_empty() && !is_left {
+            if !tried.is_empty() && !peers.values().filter(may).any(|peer| would(&peer)) {
                 tried.clear();
-                *rounds = (*rounds + 1).min(MOST_ROUNDS);
+                *doubled = (*doubled + u32::from(std::mem::take(was_slow))).min(MOST_DOUBLED);
             }
         }
     }

@@ -112,6 +112,21 @@ fn what_was_taken_back_and_is_refused_may_be_asked_for_again() {
     assert_ne!(next(&swarm, key), Some(again));
 }
 
+/// A peer that answers each request, and nothing for two minutes but that.
+#[test]
+fn who_answers_what_was_taken_back_twice_is_not_taken_to_refuse() {
+    let (whole, _) = content(Kind::V2, 1);
+    let (mut swarm, key) = greeted(&whole);
+    assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
+    for round in 1..5 {
+        let asked: Vec<Block> = swarm.peers[&key].asked().iter().copied().collect();
+        swarm.tick(round * SNUB);
+        let refused: Vec<Message<'_>> = asked.into_iter().map(Message::Reject).collect();
+        assert!(stays(&mut swarm, key, &refused));
+        assert!(swarm.peers[&key].has(0) && next(&swarm, key).is_some(), "round {round}");
+    }
+}
+
 #[test]
 fn who_does_not_answer_what_was_taken_back_is_believed_the_next_time() {
     let (whole, _) = content(Kind::V2, 1);
@@ -151,6 +166,7 @@ fn joins(swarm: &mut Swarm, number: u16) -> Key {
     key
 }
 
+/// Neither new ones nor one that was silent itself for a while.
 #[test]
 fn silent_peers_do_not_keep_the_last_block_from_others() {
     let whole = torrent(Kind::V2, 1 << 14, &[noise(7, 1 << 14)]);
@@ -161,6 +177,58 @@ fn silent_peers_do_not_keep_the_last_block_from_others() {
     assert!(silent.iter().all(|key| next(&swarm, *key).is_some()) && next(&swarm, willing).is_none());
     swarm.tick(SNUB);
     assert!(next(&swarm, willing).is_some());
+
+    let (mut swarm, silent) = greeted(&whole);
+    assert!(stays(&mut swarm, silent, &[Message::HaveAll, Message::Unchoke]));
+    let willing = joins(&mut swarm, 2);
+    swarm.peers.get_mut(&willing).unwrap().snubbed = true;
+    let mut rounds = (1..5).filter(|round| {
+        swarm.tick(*round * SNUB);
+        next(&swarm, willing).is_some()
+    });
+    assert!(rounds.next().is_some());
+}
+
+/// Who is asked for hashes at a time.
+fn asked_for_hashes(swarm: &mut Swarm, now: Duration) -> Vec<Key> {
+    swarm.tick(now);
+    let is_asked = |bytes: &[u8]| bytes.len() == 49 + 4 && bytes[4] == 21;
+    let sent = std::iter::from_fn(|| swarm.poll());
+    let asked = sent.filter_map(|output| match output {
+        Output::Send(key, bytes) if is_asked(&bytes) => Some(key),
+        _ => None,
+    });
+    asked.collect()
+}
+
+#[test]
+fn silent_peers_do_not_keep_hashes_from_others() {
+    let whole = torrent(Kind::V2, 1 << 14, &[noise(7, 100_000)]);
+    let bare = Metainfo::without_layers(whole.info().clone());
+    let mut swarm = Swarm::new(target(&bare), Options::default(), ID, 1).unwrap();
+    let keys = [1, 2, 3].map(|number| joins(&mut swarm, number));
+    let mut asked = Vec::new();
+    for second in 0..60 {
+        asked.extend(asked_for_hashes(&mut swarm, Duration::from_secs(second)));
+    }
+    assert_eq!(asked[..2], keys[1..], "before the first, which was asked when it came, is asked again");
+}
+
+#[test]
+fn a_piece_that_nobody_left_would_give_goes_to_who_had_its_turn() {
+    let (mut swarm, owner, other) = suspected();
+    let chokes = |swarm: &mut Swarm, key: Key| {
+        let asked: Vec<Block> = swarm.peers[&key].asked().iter().copied().collect();
+        let refused = asked.into_iter().map(Message::Reject);
+        assert!(stays(swarm, key, &[Message::Choke].into_iter().chain(refused).collect::<Vec<_>>()));
+    };
+    chokes(&mut swarm, owner);
+    assert!(stays(&mut swarm, owner, &[Message::Unchoke]));
+    assert_eq!(next(&swarm, owner), None, "it is the other one's turn");
+    assert!(next(&swarm, other).is_some());
+    chokes(&mut swarm, other);
+    swarm.tick(STEP);
+    assert!(next(&swarm, owner).is_some());
 }
 
 #[test]
