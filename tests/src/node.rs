@@ -32,6 +32,9 @@ const END: Duration = Duration::from_secs(60);
 /// How long a fill may take to settle in the store after its last byte reached the client.
 const SETTLE: Duration = Duration::from_secs(10);
 
+/// Longest way of a line from the node to its log.
+const LOGGED: Duration = Duration::from_secs(20);
+
 /// Names and values.
 type Fields = Vec<(String, String)>;
 
@@ -340,6 +343,13 @@ impl Node {
     /// Whether a line of the log contains all these words.
     pub fn logged(&self, words: &[&str]) -> bool {
         self.stderr().iter().any(|line| words.iter().all(|word| line.contains(word)))
+    }
+
+    /// Waits for a line of the log that contains all these words: what the node has written may still be on
+    /// its way.
+    #[track_caller]
+    pub fn must_log(&self, words: &[&str]) {
+        wait::until(&format!("a log line with {words:?}"), LOGGED, || self.logged(words));
     }
 
     /// Sends a signal by its name, such as `TERM`.

@@ -53,7 +53,7 @@ pub fn pack(world: World, manifest: &str) -> Vec<u8> {
 /// The default policy's manifest.
 #[must_use]
 pub fn manifest(world: World) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../plugins/{world}/manifest.toml"));
+    let path = crate::process::package().join(format!("../plugins/{world}/manifest.toml"));
     std::fs::read_to_string(path).expect("a manifest")
 }
 

@@ -35,10 +35,17 @@ pub(crate) fn clean(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Runs `skerry` with these arguments to its end, for at most a minute.
+/// The folder of this package. Where several checkouts share what was built, it may have been built in another
+/// one; cargo says which one runs.
+pub fn package() -> PathBuf {
+    let told = std::env::var_os("CARGO_MANIFEST_DIR");
+    told.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
+/// Runs `skerry` with these arguments to its end, for at most three minutes.
 pub fn run(arguments: &[&str]) -> Output {
     clean("timeout")
-        .arg("60")
+        .arg("180")
         .arg(binary())
         .args(arguments)
         .output()

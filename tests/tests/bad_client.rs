@@ -24,12 +24,12 @@ fn status_of(node: &Node, bytes: &[u8]) -> Option<u16> {
 #[test]
 fn headers_one_byte_at_a_time_are_cut_at_the_timeout() {
     let origin = echo();
-    let node = Node::in_front_of(&origin).set("public", "header_timeout_seconds", 1).start();
+    let node = Node::in_front_of(&origin).set("public", "header_timeout_seconds", 3).start();
+    let started = Instant::now();
     let mut slow = Connection::open(node.public());
     slow.send(b"GET /slow HTTP/1.1\r\nHost: edge.test\r\nX-Slow: ").expect("a beginning");
-    let started = Instant::now();
     loop {
-        assert!(started.elapsed() < Duration::from_secs(10), "the slow client is still there");
+        assert!(started.elapsed() < Duration::from_secs(20), "the slow client is still there");
         if slow.send(b"a").is_err() {
             break;
         }
@@ -42,7 +42,7 @@ fn headers_one_byte_at_a_time_are_cut_at_the_timeout() {
             }
         }
     }
-    assert!(started.elapsed() > Duration::from_millis(500), "it was cut after {:?}", started.elapsed());
+    assert!(started.elapsed() > Duration::from_secs(2), "it was cut after {:?}", started.elapsed());
     assert_eq!(origin.count("/slow"), 0);
     assert_eq!(node.get("/other").status, 200);
 }
@@ -64,9 +64,9 @@ fn a_client_that_never_reads_is_cut_at_the_timeout() {
     origin.reply("/film", Reply::generated(71, LENGTH).etag("one").fresh());
     let node = Node::in_front_of(&origin).set("public", "write_timeout_seconds", 1).start();
     let mut stuck = Connection::open(node.public());
-    stuck.request("GET", "/film", &[], b"").expect("a request is sent");
     wait::until("the connection to be taken", Duration::from_secs(10), || stuck.is_held_by(node.public()));
     let before = Instant::now();
+    stuck.request("GET", "/film", &[], b"").expect("a request is sent");
     wait::until("the connection to be given up", Duration::from_secs(30), || {
         !stuck.is_held_by(node.public())
     });
@@ -89,11 +89,12 @@ fn a_client_that_never_reads_is_cut_at_the_timeout() {
 #[test]
 fn a_slow_upload_is_no_silence_of_the_origin() {
     let origin = echo();
-    let node = Node::in_front_of(&origin).set("cache", "response_timeout_seconds", 1).start();
+    let node = Node::in_front_of(&origin).set("cache", "response_timeout_seconds", 3).start();
     let mut slow = Connection::open(node.public());
-    slow.send(b"POST /a HTTP/1.1\r\nHost: edge.test\r\nContent-Length: 60\r\n\r\n")
+    slow.send(b"POST /a HTTP/1.1\r\nHost: edge.test\r\nContent-Length: 100\r\n\r\n")
         .expect("a header is sent");
-    for _ in 0..6 {
+    // Longer in all than the origin may be silent.
+    for _ in 0..10 {
         std::thread::sleep(Duration::from_millis(400));
         slow.send(b"ten bytes.").expect("a piece is sent");
     }
@@ -151,7 +152,7 @@ fn length_and_transfer_coding_together_smuggle_nothing() {
         let answer = connection.response("POST").expect("an answer");
         // RFC 9112 §6.1: refused, or read by the transfer coding alone; closed either way.
         assert!(matches!(answer.status, 200 | 400), "{head:?} was answered {}", answer.status);
-        assert!(connection.closes_within(Duration::from_secs(5)), "after {head:?}");
+        assert!(connection.closes_within(Duration::from_secs(20)), "after {head:?}");
     }
     for seen in origin.requests() {
         let length = seen.header("content-length").unwrap_or("0");
@@ -184,7 +185,7 @@ fn ambiguous_framing_is_refused() {
         connection.send(request.as_bytes()).expect("a request is sent");
         let answer = connection.response("POST").expect("an answer");
         assert!(matches!(answer.status, 400 | 413 | 501), "{head:?} was answered {}", answer.status);
-        assert!(connection.closes_within(Duration::from_secs(5)), "after {head:?}");
+        assert!(connection.closes_within(Duration::from_secs(20)), "after {head:?}");
     }
     assert_eq!(origin.count("/body"), 0);
 }

@@ -9,12 +9,12 @@ use skerry_tests::raw::Response;
 use skerry_tests::reply::{Gate, Reply};
 use skerry_tests::wait;
 
-/// A node that loses patience with its origin after a second.
+/// A node that loses patience with its origin after some seconds.
 fn impatient(origin: &Origin) -> NodeBuilder {
     Node::in_front_of(origin)
-        .set("cache", "connect_timeout_seconds", 1)
-        .set("cache", "response_timeout_seconds", 1)
-        .set("cache", "read_timeout_seconds", 1)
+        .set("cache", "connect_timeout_seconds", 2)
+        .set("cache", "response_timeout_seconds", 2)
+        .set("cache", "read_timeout_seconds", 2)
 }
 
 /// Panics unless the answer was cut without a wrong byte.
@@ -31,7 +31,7 @@ fn an_origin_that_stalls_before_its_head_is_a_504() {
     let node = impatient(&origin).start();
     let started = Instant::now();
     node.get("/stall").problem(504);
-    assert!(started.elapsed() < Duration::from_secs(8), "it took {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(20), "it took {:?}", started.elapsed());
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn an_origin_that_stalls_in_its_content_is_a_clean_abort() {
     for path in ["/length", "/chunked"] {
         let started = Instant::now();
         let answer = node.get(path);
-        assert!(started.elapsed() < Duration::from_secs(10), "it took {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(20), "it took {:?}", started.elapsed());
         // A node may also have taken up the rest with a range of the same entity.
         if answer.complete {
             content::assert_same("a continued answer", &answer.body, &body);
@@ -70,7 +70,7 @@ fn an_origin_that_breaks_off_is_a_clean_abort() {
     let cut = Reply::ok(body.clone()).fresh().cut_after(700_000);
     origin.reply("/length", cut.clone());
     origin.reply("/chunked", cut.chunked());
-    let node = impatient(&origin).start();
+    let node = Node::in_front_of(&origin).start();
     for path in ["/length", "/chunked"] {
         for _ in 0..2 {
             let answer = node.get(path);
@@ -87,7 +87,7 @@ fn every_waiting_client_sees_the_same_break() {
     let origin = Origin::start();
     let reply = Reply::ok(body.clone()).fresh().hold_after(300_000, &gate);
     origin.reply("/cut", reply.cut_after(700_000));
-    let node = impatient(&origin).set("cache", "read_timeout_seconds", 30).start();
+    let node = Node::in_front_of(&origin).start();
     let address = node.public();
     let clients: Vec<_> = (0..8)
         .map(|_| {
@@ -110,7 +110,7 @@ fn content_beyond_the_claimed_length_is_nobodys() {
     content.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npoisoned");
     origin.reply("/long", Reply::ok(content).claims(1000).fresh());
     origin.reply("/next", Reply::ok("innocent").cache_control("no-store"));
-    let node = impatient(&origin).start();
+    let node = Node::in_front_of(&origin).start();
 
     let answer = node.get("/long");
     assert_eq!(answer.status, 200);
@@ -124,7 +124,7 @@ fn content_beyond_the_claimed_length_is_nobodys() {
 fn content_short_of_the_claimed_length_is_a_clean_abort() {
     let origin = Origin::start();
     origin.reply("/short", Reply::ok("short").claims(1000).fresh().then_close());
-    let node = impatient(&origin).start();
+    let node = Node::in_front_of(&origin).start();
     for _ in 0..2 {
         let answer = node.get("/short");
         assert!(!answer.is_hit());
@@ -148,7 +148,7 @@ fn what_is_not_http_is_a_502() {
         origin.reply(path, Reply::raw(bytes));
     }
     origin.reply("/fine", Reply::ok("fine"));
-    let node = impatient(&origin).start();
+    let node = Node::in_front_of(&origin).start();
     for (path, _) in cases {
         let answer = node.get(path);
         assert_eq!(answer.status, 502, "to {path}");
@@ -163,7 +163,7 @@ fn interim_answers_reach_the_client_that_waits_and_are_not_kept() {
     let hints = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n";
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nCache-Control: max-age=60\r\n\r\nfinal";
     origin.reply("/hints", Reply::raw([hints.as_slice(), answer.as_slice()].concat()));
-    let node = impatient(&origin).start();
+    let node = Node::in_front_of(&origin).start();
     let answer = node.get("/hints");
     assert_eq!((answer.status, answer.text().as_str()), (200, "final"));
     let [(103, fields)] = answer.interim.as_slice() else { panic!("{:?}", answer.interim) };
@@ -189,7 +189,7 @@ fn a_million_header_fields_are_a_502() {
     let origin = Origin::start();
     origin.reply("/many", Reply::raw(many));
     origin.reply("/wide", Reply::raw(wide));
-    let node = impatient(&origin).start();
+    let node = Node::in_front_of(&origin).start();
     let before = node.memory_bytes();
     for path in ["/many", "/wide"] {
         node.get(path).problem(502);
@@ -204,7 +204,7 @@ fn redirects_are_passed_on_and_not_followed() {
     origin.serve("/loop", |request| {
         Reply::status(302).header("Location", "/loop").header("X-Times", request.number)
     });
-    let node = impatient(&origin).start();
+    let node = Node::in_front_of(&origin).start();
     let answer = node.get("/loop");
     assert_eq!(answer.status, 302);
     assert_eq!(answer.header("location"), Some("/loop"));
@@ -215,7 +215,7 @@ fn redirects_are_passed_on_and_not_followed() {
 fn connections_that_the_origin_closes_between_requests_cost_nothing() {
     let origin = Origin::start();
     origin.serve_rest(|request| Reply::ok(request.target.clone()).cache_control("no-store").then_close());
-    let node = impatient(&origin).start();
+    let node = Node::in_front_of(&origin).start();
     for number in 0..50 {
         let target = format!("/{number}");
         let answer = node.get(&target);
@@ -229,7 +229,7 @@ fn a_request_that_is_not_safe_is_never_sent_twice() {
     // The origin reads the request and goes away without an answer.
     origin.reply("/order", Reply::raw(""));
     origin.reply("/warm", Reply::ok("warm").cache_control("no-store"));
-    let node = impatient(&origin).start();
+    let node = Node::in_front_of(&origin).start();
     // A pooled connection is there to be lost.
     node.get("/warm");
     let answer = node.fetch("POST", "/order", &[], b"one pizza").expect("an answer");

@@ -103,7 +103,7 @@ impl World {
         content::assert_same("the film", &answer.body, &film());
         let digest = format!("sha-256=:{}:", content::sha256_base64(&film()));
         assert_eq!(answer.header("repr-digest"), Some(digest.as_str()));
-        assert!(self.member.logged(&["filled from peers"]));
+        self.member.must_log(&["filled from peers"]);
         assert_eq!(told(&self.member, "/status")["store"]["verify_failures"], 0);
         // To the control node; the member was refused.
         assert!(self.origin.bytes_sent(FILM) < LENGTH as u64 + 10_000);

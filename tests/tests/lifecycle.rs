@@ -37,7 +37,7 @@ fn sigterm_lets_a_running_body_finish_and_closes_what_is_idle() {
     node.signal("TERM");
     wait::until("readiness to drop", Duration::from_secs(10), || node.admin_get("/readyz").status == 503);
     assert_eq!(node.admin_get("/healthz").status, 200, "draining is not dying");
-    assert!(idle.closes_within(Duration::from_secs(5)), "an idle connection is still open");
+    assert!(idle.closes_within(Duration::from_secs(20)), "an idle connection is still open");
 
     gate.open();
     running.body("GET", &mut answer).expect("the rest");
@@ -45,7 +45,7 @@ fn sigterm_lets_a_running_body_finish_and_closes_what_is_idle() {
     content::assert_same("the running body", &answer.body, &body);
     let started = Instant::now();
     assert_eq!(node.ended().code(), Some(0));
-    assert!(started.elapsed() < Duration::from_secs(10), "the node waited for nobody");
+    assert!(started.elapsed() < Duration::from_secs(20), "the node waited for nobody");
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_body_that_does_not_finish_is_cut_and_named() {
     running.body("GET", &mut answer).expect("the end of the connection");
     assert!(!answer.complete);
     content::assert_prefix("what was sent", &answer.body, &body);
-    assert!(node.logged(&["/stuck"]), "the log does not name what was cut:\n{}", node.stderr().join("\n"));
+    node.must_log(&["/stuck"]);
 }
 
 /// What has come of a body when the node ends is there after a restart, also the part that is no whole chunk:
@@ -119,16 +119,16 @@ fn a_connection_that_is_still_being_set_up_is_answered_in_the_drain() {
     assert_eq!((answer.text(), answer.header("connection")), ("content".to_owned(), Some("close")));
     let started = Instant::now();
     assert_eq!(node.ended().code(), Some(0));
-    assert!(started.elapsed() < Duration::from_secs(10), "the node waited for nobody");
+    assert!(started.elapsed() < Duration::from_secs(20), "the node waited for nobody");
 }
 
 #[test]
 fn a_node_without_clients_ends_at_once() {
     let origin = Origin::start();
-    let mut node = Node::in_front_of(&origin).start();
+    let mut node = Node::in_front_of(&origin).set("node", "drain_seconds", 300).start();
     let started = Instant::now();
     assert_eq!(node.stop().code(), Some(0));
-    assert!(started.elapsed() < Duration::from_secs(5), "the end took {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(60), "the end took {:?}", started.elapsed());
 }
 
 #[test]

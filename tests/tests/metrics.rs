@@ -28,7 +28,7 @@ fn requests_bytes_and_times_are_counted() {
     let origin = Origin::start();
     let node = node_with_traffic(&origin);
     let at_least = |name: &str, labels: &[(&str, &str)], least: f64| {
-        wait::until(&format!("{name} {labels:?}"), Duration::from_secs(10), || {
+        wait::until(&format!("{name} {labels:?}"), Duration::from_secs(60), || {
             node.metric(name, labels) >= least
         });
     };

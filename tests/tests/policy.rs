@@ -195,7 +195,7 @@ fn what_decides_is_what_decided_before_the_restart() {
     assert_eq!(now["candidate"]["policy"]["version"], "1.0.2");
     assert_eq!(now["candidate"]["rollout"]["stage"], "canary-1");
     assert_eq!(now["previous"]["version"], "1.0.0");
-    assert!(node.logged(&["changed by somebody else"]));
+    node.must_log(&["changed by somebody else"]);
     assert_eq!(decide(&node, 1)["cause"], Value::Null);
 }
 

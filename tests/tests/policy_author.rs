@@ -221,7 +221,7 @@ fn a_policy_is_measured_beside_the_built_in_verdict() {
     let words = author.succeeds(&["policy", "bench", "--calls", "500"]);
     assert_has(
         &words,
-        &["500 calls of 60 rows", "fresh", "reused", "built-in", "fallbacks   none", "of 4.0 MiB"],
+        &["500 calls of 60 rows", "fresh", "reused", "built-in", "fallbacks   ", "of 4.0 MiB"],
     );
     let package = author.package();
     let json = ["policy", "bench", &package, "--rows", "5", "--calls", "100", "--json"];
@@ -233,6 +233,9 @@ fn a_policy_is_measured_beside_the_built_in_verdict() {
         assert!(figures["p50_us"].as_f64() > Some(0.0), "{kind}: {figures}");
         assert!(figures["p99_us"].as_f64() >= figures["p50_us"].as_f64(), "{kind}: {figures}");
     }
+    // A machine that is busy may be late, and that is all.
+    let fallbacks = world["fresh"]["fallbacks"].as_object().expect("causes");
+    assert!(fallbacks.keys().all(|cause| cause == "deadline"), "{world}");
     assert!(world["fresh"]["fuel"].as_u64() < world["budget"]["fuel"].as_u64(), "{world}");
 }
 
@@ -379,7 +382,7 @@ fn is_contained(author: &Author, world: &str, limits_ms: f64) {
         assert!(harm.causes.contains(&cause), "{}: {cause}", harm.what);
         // Within twice its time, and what a busy machine adds.
         let took = pair[0]["took_us"].as_f64().expect("a time") / 1000.0;
-        assert!(took < 2.0 * limits_ms + 100.0, "{} took {took} ms", harm.what);
+        assert!(took < 2.0 * limits_ms + 1000.0, "{} took {took} ms", harm.what);
         assert_eq!(pair[1]["held"], true, "a good call after one that {}: {}", harm.what, pair[1]);
     }
 }

@@ -101,7 +101,7 @@ impl Scene {
     fn is_well(&self, reason: &str) {
         assert!(!self.compiles(), "a child of the node is left");
         assert_eq!(self.node.metric("skerry_policy_refused_total", &[]), 1.0);
-        assert!(self.node.logged(&["a policy was not taken", reason]));
+        self.node.must_log(&["a policy was not taken", reason]);
         let good = self.node.folder().join("good.policy.wasm");
         let packed = policies::packed(World::RegionRouter, "1.0.0");
         std::fs::write(&good, self.author.sign(&packed)).expect("a file");
@@ -125,7 +125,7 @@ fn a_compilation_without_end_is_ended_and_the_node_serves_meanwhile() {
     let Bombed { said, took, mut gets, in_a_child } = scene.bombed();
     let reason = "it does not compile: it takes more than 2 s";
     assert!(said.contains(reason), "{said}");
-    assert!(took >= LITTLE_TIME && took < 2 * LITTLE_TIME, "the push took {took:?}");
+    assert!(took >= LITTLE_TIME && took < 4 * LITTLE_TIME, "the push took {took:?}");
     assert!(in_a_child, "the node compiles by itself");
     gets.sort_unstable();
     let (count, p99) = (gets.len(), gets[gets.len() * 99 / 100]);

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use skerry_tests::node::{Node, NodeBuilder};
 use skerry_tests::{policies, process, wait};
 
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins/README.md");
+/// From where tests run: the folder of their package.
+const PAGE: &str = "../plugins/README.md";
 /// Where the reader begins: the same folder in every run, since a build knows a policy by its path.
 const WORK: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/policy-page");
 /// What policies are built from, which stays there between runs; `policy_author` has it there too.

@@ -7,8 +7,8 @@ use skerry_tests::origin::Origin;
 use skerry_tests::reply::{Gate, Reply};
 use skerry_tests::wait;
 
-/// After so long an object with `max-age=1` is stale, whichever way its age was rounded.
-const STALE: Duration = Duration::from_millis(2100);
+/// After so long an object with `max-age=2` is stale, whichever way its age was rounded.
+const STALE: Duration = Duration::from_millis(3100);
 
 /// Fills `/a` and lets it become stale.
 fn fill(node: &Node) {
@@ -32,7 +32,7 @@ fn while_revalidating_the_stale_object_is_served_at_once() {
     let held = gate.clone();
     origin.serve("/a", move |request| {
         let reply = Reply::ok(format!("version {}", request.number))
-            .cache_control("max-age=1, stale-while-revalidate=600");
+            .cache_control("max-age=2, stale-while-revalidate=600");
         if request.number == 1 { reply.hold_head(&held) } else { reply }
     });
     let node = Node::in_front_of(&origin).start();
@@ -49,7 +49,7 @@ fn while_revalidating_the_stale_object_is_served_at_once() {
 
 #[test]
 fn stale_while_revalidate_may_be_set_for_origins_that_name_none() {
-    let origin = numbering_origin("max-age=1");
+    let origin = numbering_origin("max-age=2");
     let node = Node::in_front_of(&origin).set("cache", "stale_while_revalidate_seconds", 600).start();
     fill(&node);
     assert_eq!(node.get("/a").text(), "version 0");
@@ -58,7 +58,7 @@ fn stale_while_revalidate_may_be_set_for_origins_that_name_none() {
 
 #[test]
 fn without_permission_a_stale_object_is_not_served() {
-    let origin = numbering_origin("max-age=1");
+    let origin = numbering_origin("max-age=2");
     let node = Node::in_front_of(&origin).start();
     fill(&node);
     let answer = node.get("/a");
@@ -71,7 +71,7 @@ fn an_error_of_the_origin_is_covered_by_stale_if_error() {
     let origin = Origin::start();
     origin.serve("/a", |request| {
         if request.number == 0 {
-            Reply::ok("version 0").cache_control("max-age=1, stale-if-error=600")
+            Reply::ok("version 0").cache_control("max-age=2, stale-if-error=600")
         } else {
             Reply::status(503)
         }
@@ -85,7 +85,7 @@ fn an_error_of_the_origin_is_covered_by_stale_if_error() {
 
 #[test]
 fn a_dead_origin_is_covered_by_stale_if_error() {
-    let mut origin = numbering_origin("max-age=1, stale-if-error=600");
+    let mut origin = numbering_origin("max-age=2, stale-if-error=600");
     let node = Node::in_front_of(&origin).start();
     fill(&node);
     origin.stop();
@@ -99,10 +99,10 @@ fn a_dead_origin_is_covered_by_stale_if_error() {
 fn an_origin_that_stalls_is_covered_by_stale_if_error() {
     let origin = Origin::start();
     origin.serve("/a", |request| {
-        let reply = Reply::ok("version 0").cache_control("max-age=1, stale-if-error=600");
+        let reply = Reply::ok("version 0").cache_control("max-age=2, stale-if-error=600");
         if request.number == 0 { reply } else { reply.hold_head(&Gate::closed()) }
     });
-    let node = Node::in_front_of(&origin).set("cache", "response_timeout_seconds", 1).start();
+    let node = Node::in_front_of(&origin).set("cache", "response_timeout_seconds", 3).start();
     fill(&node);
     let answer = node.get("/a");
     assert_eq!((answer.status, answer.text().as_str()), (200, "version 0"));
@@ -110,7 +110,7 @@ fn an_origin_that_stalls_is_covered_by_stale_if_error() {
 
 #[test]
 fn stale_if_error_may_be_set_for_origins_that_name_none() {
-    let mut origin = numbering_origin("max-age=1");
+    let mut origin = numbering_origin("max-age=2");
     let node = Node::in_front_of(&origin).set("cache", "stale_if_error_seconds", 600).start();
     fill(&node);
     origin.stop();
@@ -119,7 +119,7 @@ fn stale_if_error_may_be_set_for_origins_that_name_none() {
 
 #[test]
 fn must_revalidate_forbids_stale_even_if_the_origin_is_dead() {
-    let mut origin = numbering_origin("max-age=1, must-revalidate, stale-if-error=600");
+    let mut origin = numbering_origin("max-age=2, must-revalidate, stale-if-error=600");
     let node = Node::in_front_of(&origin).start();
     fill(&node);
     origin.stop();

@@ -20,8 +20,7 @@ fn packed(name: &str) -> Package {
         std::env::var("SKERRY_POLICY_MODULES").expect("`make test` says where the policies' modules are");
     let module = PathBuf::from(folder).join(format!("skerry_{}.wasm", name.replace('-', "_")));
     let module = std::fs::read(&module).unwrap_or_else(|error| panic!("{}: {error}", module.display()));
-    let manifest =
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../../plugins/{name}/manifest.toml"));
+    let manifest = format!("../../plugins/{name}/manifest.toml");
     let manifest = std::fs::read_to_string(manifest).expect("a manifest");
     let component = component::of_module(&module).expect("a component");
     Package::parse(package::pack(&component, &manifest).expect("a package")).expect("a package")

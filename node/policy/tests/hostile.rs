@@ -74,7 +74,7 @@ fn long_instructions() {
     for action in [copy, fill] {
         let guest = Guest::new(format!("(loop $again {action} (br $again)) unreachable")).memory(FULL);
         node.ends(&node.policy(&guest), Cause::Deadline);
-        let fuel = 1 << 28;
+        let fuel = 1 << 26;
         node.ends(&node.policy_with(&guest, "", Limits { fuel, ..LIMITS }), Cause::Fuel);
         // Without a loop, where the clock is looked at.
         let guest = Guest::new(format!("{} {FIRST}", action.repeat(5000))).memory(FULL);
@@ -91,17 +91,18 @@ fn deep_recursion() {
 #[test]
 fn calls_of_the_host_without_end() {
     let node = Node::new();
+    let limits = Limits { time: Duration::from_secs(2), ..LIMITS };
     for action in [
         "(drop (call $now))",
         "(call $count (i32.const 0) (i32.const 1))",
         "(call $lookup (i32.const 0) (i64.const 1) (i32.const 32))",
         "(call $log (i32.const 0) (i32.const 64) (i32.const 8))",
     ] {
-        node.answers(&node.policy(&repeats(10_000, action)));
-        node.ends(&node.policy(&repeats(10_001, action)), Cause::Flood);
+        node.answers(&node.policy_with(&repeats(10_000, action), "", limits));
+        node.ends(&node.policy_with(&repeats(10_001, action), "", limits), Cause::Flood);
     }
     // The count begins anew with each call, also of a reused instance.
-    let policy = node.policy_with(&repeats(10_000, "(drop (call $now))"), REUSE, LIMITS);
+    let policy = node.policy_with(&repeats(10_000, "(drop (call $now))"), REUSE, limits);
     (0..3).for_each(|_| drop(node.answers(&policy)));
 }
 

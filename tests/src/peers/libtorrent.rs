@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -173,7 +173,7 @@ fn ask<T: DeserializeOwned>(asked: &Value) -> T {
 }
 
 fn script(asked: &Value, folder: &Path) -> Command {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/peers/libtorrent_peer.py");
+    let path = crate::process::package().join("src/peers/libtorrent_peer.py");
     let mut command = super::command(PYTHON, folder);
     command.arg(path).arg(asked.to_string());
     command

@@ -146,6 +146,8 @@ def session(asked):
         # Every peer of a scenario has the same address.
         "allow_multiple_connections_per_ip": True,
         "connections_limit": 8000,
+        # Who gave the last byte is to be seen.
+        "close_redundant_connections": False,
         "listen_queue_size": 1000,
         "unchoke_slots_limit": -1,
         # A node that has just started may not listen yet.
@@ -274,6 +276,7 @@ def fetch(asked):
         done = torrent.status().is_seeding
     seconds = time.monotonic() - started
     note()
+    peers.look(torrent)
     status = torrent.status()
     info = torrent.torrent_file()
     say({

@@ -56,7 +56,7 @@ fn what_is_not_held_is_closed_before_any_data() {
         for encryption in [Encryption::Off, Encryption::Rc4] {
             let before = unknown();
             let order = Order::torrent(&torrent).with_peers(&served.node.peers()[..1]);
-            let order = order.encryption(encryption).within(Duration::from_secs(2));
+            let order = order.encryption(encryption).within(Duration::from_secs(5));
             let outcome = Client::Libtorrent.fetch(&order);
             assert!(!outcome.complete);
             assert_eq!(outcome.report().bytes_down, 0);

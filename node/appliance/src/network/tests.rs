@@ -108,7 +108,8 @@ fn a_card_that_nobody_named_stays_off() {
     let named = files[1].path.to_str().unwrap();
     let image = "../../image/mkosi.extra/usr/lib/systemd/network/80-wired.network";
     assert!(named < OTHERS && OTHERS < &image["../../image/mkosi.extra/usr/lib/".len()..], "{named}");
-    assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(image).exists());
+    // Tests run in the folder of their package.
+    assert!(Path::new(image).exists());
     assert!(made("").iter().all(|file| file.path != Path::new(OTHERS)));
 }
 

@@ -270,13 +270,13 @@ async fn an_origin_that_says_nothing_is_waited_for_once() {
     let origin = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", origin.local_addr().unwrap());
     let edge =
-        Edge::with(json!({ "origin": url, "stale_if_error_seconds": 3600, "response_timeout_seconds": 1 }));
+        Edge::with(json!({ "origin": url, "stale_if_error_seconds": 3600, "response_timeout_seconds": 3 }));
     edge.takes(Some(&[TAG]));
     let began = Instant::now();
     let (answer, bytes) = edge.get(&[]).await;
     assert!(bytes == held() && status(&answer).ends_with("detail=held"), "{}", status(&answer));
     let waited = began.elapsed();
-    assert!((900..1900).contains(&waited.as_millis()), "{waited:?}");
+    assert!((2900..5900).contains(&waited.as_millis()), "{waited:?}");
 }
 
 #[tokio::test]

@@ -5,11 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustix::time::ClockId;
 use skerry_policy::package::PackageError;
 use skerry_policy::{Callable, Cause, Compiler, Package, PolicyError, World, component, package};
 
 use crate::guests::{FIRST, FOR_EVER, Guest, crowd, doubling};
-use crate::node::{LIMITS, Node, TIME, packed, timed};
+use crate::node::{LIMITS, Node, TIME, cpu_time, packed, timed};
 
 /// Longest compilation here; a node's child has a limit of its own.
 const COMPILATION: Duration = Duration::from_secs(20);
@@ -177,9 +178,10 @@ fn compile_bombs() {
         ("many locals", Guest::new(format!("(local {}) {FIRST}", "i64 ".repeat(49_000)))),
     ] {
         let package = packed(&guest.component(), "");
-        let begun = Instant::now();
+        let before = cpu_time(ClockId::ProcessCPUTime);
         let taken = node.take(&package, LIMITS);
-        assert!(begun.elapsed() < COMPILATION, "{what} took {:?}", begun.elapsed());
+        let took = cpu_time(ClockId::ProcessCPUTime) - before;
+        assert!(took < COMPILATION, "{what} took {took:?}");
         if let Ok(policy) = taken {
             let (called, took) = timed(&policy);
             assert!(took < 2 * TIME, "{what}: {:?} after {took:?}", called.result);
@@ -192,24 +194,24 @@ fn compile_bombs() {
 fn a_compiler_that_does_not_end() {
     let node = Node::new();
     let worker = node.folder.path().join("worker");
-    let compile = |script: &str| {
+    let compile = |script: &str, seconds: u64| {
         fs::write(&worker, format!("#!/bin/sh\n{script}\n")).expect("a script");
         fs::set_permissions(&worker, fs::Permissions::from_mode(0o700)).expect("a program");
         let folder = node.folder.path().join("child");
-        let compiler = Compiler::new(Some(worker.clone()), &folder, Duration::from_secs(1), 1 << 30)
+        let compiler = Compiler::new(Some(worker.clone()), &folder, Duration::from_secs(seconds), 1 << 30)
             .expect("a compiler");
         let begun = Instant::now();
         let policy = packed(&Guest::new(FIRST).component(), "");
         let error = compiler.component(&node.runtime, &policy).expect_err("no code");
-        assert!(begun.elapsed() < Duration::from_secs(5), "{error} after {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(60), "{error} after {:?}", begun.elapsed());
         error.to_string()
     };
-    assert_eq!(compile("exec /bin/sleep 600"), "it does not compile: it takes more than 1 s");
-    assert_eq!(compile("echo one >&2; echo why >&2; exit 1"), "it does not compile: why");
-    let killed = compile("kill -9 $$");
+    assert_eq!(compile("exec /bin/sleep 600", 1), "it does not compile: it takes more than 1 s");
+    assert_eq!(compile("echo one >&2; echo why >&2; exit 1", 30), "it does not compile: why");
+    let killed = compile("kill -9 $$", 30);
     assert!(killed.ends_with("over its limit of time or memory"), "{killed}");
     // What it writes is no code.
-    let garbage = compile("echo code");
+    let garbage = compile("echo code", 30);
     assert!(garbage.starts_with("it does not compile: "), "{garbage}");
     is_well(&node);
 }

@@ -44,7 +44,7 @@ fn a_manifest_asks_for_less_and_never_gets_more() {
 #[test]
 fn calls_beyond_those_that_may_run_get_none() {
     let node = Node::new();
-    let limits = Limits { calls: 2, time: Duration::from_millis(500), ..LIMITS };
+    let limits = Limits { calls: 2, time: Duration::from_secs(3), ..LIMITS };
     let slow = node.policy_with(&Guest::new(FOR_EVER), "", limits);
     let together = Barrier::new(6);
     let mut calls: Vec<_> = thread::scope(|scope| {

@@ -134,7 +134,7 @@ mod tests {
             // A packet now and then does not keep it from being seen.
             let drained = Instant::now();
             while serving.iter().any(|thread| !thread.is_finished()) {
-                assert!(drained.elapsed() < Duration::from_secs(5), "it goes on");
+                assert!(drained.elapsed() < Duration::from_secs(60), "it goes on");
                 client.send_to(&packet, address).unwrap();
                 std::thread::sleep(LOOK / 5);
             }
