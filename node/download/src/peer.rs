@@ -89,9 +89,9 @@ pub(crate) struct Peer {
     /// worth another look.
     pub(crate) idle: Option<u64>,
     asked: VecDeque<Block>,
-    /// Requests that were taken back and are not answered yet; those that are asked for again and were
-    /// answered since then.
+    /// Requests that were taken back and are not answered yet.
     late: VecDeque<Block>,
+    /// Those of `asked` that had been taken back before, and whose first request has been refused since.
     answered: Vec<Block>,
     /// Whether it was seen to answer what was taken back.
     answers_cancels: bool,

@@ -6,6 +6,7 @@
 //! says. Times count from any start, and never go back.
 
 mod content;
+mod failures;
 mod hear;
 mod layers;
 mod metadata;

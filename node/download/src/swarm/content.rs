@@ -180,7 +180,7 @@ impl Content {
             return None;
         }
         let (pieces, suspects, asker) = (&self.pieces, &self.suspects, &*peer);
-        let is_kept_out = suspects.keep_out(peer.key);
+        let is_kept_out = suspects.keeps_out(peer.key);
         let may = |piece: u32| {
             let tried = is_kept_out && suspects.has_tried(piece, asker.key);
             asker.serves(piece) && pieces.check(piece).is_some() && !tried

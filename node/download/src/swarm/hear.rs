@@ -30,8 +30,8 @@ const CLIENT: &str = concat!("Skerry ", env!("CARGO_PKG_VERSION"));
 /// Who is asked first: who has failed least, and then longest ago.
 pub(super) fn rank(phase: &Phase, peer: &Peer) -> (u32, Duration) {
     match phase {
-        Phase::Info(metadata) => metadata.failures(peer.key),
-        Phase::Layers(layers) => layers.failures(peer.key),
+        Phase::Info(metadata) => metadata.failures.of(peer.key),
+        Phase::Layers(layers) => layers.failures.of(peer.key),
         _ if peer.snubbed => (1, peer.gave),
         _ => (0, Duration::ZERO),
     }

@@ -11,6 +11,7 @@ use skerry_wire::merkle::{self, MAX_HASHES};
 use skerry_wire::metainfo::Metainfo;
 use skerry_wire::peer::{HashRequest, Message};
 
+use super::failures::Failures;
 use crate::error::{End, Failure};
 use crate::peer::{Key, Peer};
 
@@ -22,8 +23,6 @@ const DEPTH: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Requests that nobody is asked and that an answer is looked for among, at most: more than were given up.
 const MOST_LATE: usize = 512;
-/// How long a peer that gave none is not asked again.
-const PAUSE: Duration = Duration::from_secs(10);
 
 /// Layers on their way.
 #[derive(Debug)]
@@ -35,8 +34,7 @@ pub(crate) struct Layers {
     open: VecDeque<HashRequest>,
     left: usize,
     asked: HashMap<Key, Vec<(HashRequest, Duration)>>,
-    /// When a peer failed last, and how often it did.
-    refused: HashMap<Key, (Duration, u32)>,
+    pub(crate) failures: Failures,
     /// When an answer came last, or it began.
     pub(crate) at: Duration,
 }
@@ -70,8 +68,8 @@ impl Layers {
             open.extend((0..pieces).step_by(length as usize).map(request));
             files.insert(root, File { top, layer: vec![[0; 32]; pieces as usize] });
         }
-        let (left, asked, refused) = (open.len(), HashMap::new(), HashMap::new());
-        Ok(Self { metainfo, files, open, left, asked, refused, at: now })
+        let (left, asked, failures) = (open.len(), HashMap::new(), Failures::default());
+        Ok(Self { metainfo, files, open, left, asked, failures, at: now })
     }
 
     /// Whether the torrent can be verified by its v1 pieces instead.
@@ -86,8 +84,8 @@ impl Layers {
 
     /// Asks a peer for what may be asked for.
     pub(crate) fn tend(&mut self, peer: &mut Peer, now: Duration) {
-        let refused = self.refused.get(&peer.key).is_some_and(|(since, _)| now < *since + PAUSE);
-        if refused || !peer.gives_hashes || !peer.has_any() {
+        let rests = self.failures.rests(peer.key, now);
+        if rests || !peer.gives_hashes || !peer.has_any() {
             return;
         }
         while self.asked.get(&peer.key).map_or(0, Vec::len) < DEPTH {
@@ -135,19 +133,9 @@ impl Layers {
         if self.settle(peer.key, request) {
             self.open.push_front(*request);
             self.give_up(peer.key);
-            self.fails(peer.key, now);
+            self.failures.add(peer.key, now);
         }
         peer.noise()
-    }
-
-    fn fails(&mut self, peer: Key, now: Duration) {
-        let failed = self.refused.entry(peer).or_default();
-        *failed = (now, failed.1.saturating_add(1));
-    }
-
-    /// How often a peer has failed, and when last.
-    pub(crate) fn failures(&self, peer: Key) -> (u32, Duration) {
-        self.refused.get(&peer).map_or_else(Default::default, |(since, count)| (*count, *since))
     }
 
     /// Others are asked what a peer was asked.
@@ -177,14 +165,14 @@ impl Layers {
         let late: Vec<Key> = late.map(|(peer, _)| *peer).collect();
         for peer in late {
             self.give_up(peer);
-            self.fails(peer, now);
+            self.failures.add(peer, now);
         }
     }
 
     /// A peer is gone.
     pub(crate) fn left(&mut self, peer: Key) {
         self.give_up(peer);
-        self.refused.remove(&peer);
+        self.failures.forget(peer);
     }
 
     /// The torrent, once the last answer has come.
@@ -207,6 +195,7 @@ mod tests {
     use skerry_wire::metainfo::{Builder, FileHash, Hashes, Kind, NewFile};
     use skerry_wire::peer::Decoder;
 
+    use super::super::failures::PAUSE;
     use super::*;
     use crate::piece::tests::{noise, torrent};
 

@@ -2,12 +2,13 @@
 //!
 //! It is taken from one peer as a whole, from a few peers at once: whoever sends a wrong one is known.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use skerry_wire::peer::Message;
 use skerry_wire::peer::metadata::{Assembly, Message as Part};
 
+use super::failures::Failures;
 use crate::error::End;
 use crate::peer::{Key, Peer};
 
@@ -19,15 +20,12 @@ const DEPTH: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// And for all of it: a few that give a part now and then are not to keep all others out.
 const LONGEST: Duration = Duration::from_secs(120);
-/// How long a peer that did not give it is not asked again.
-const PAUSE: Duration = Duration::from_secs(10);
 
 /// Info dictionaries on their way.
 #[derive(Debug, Default)]
 pub(crate) struct Metadata {
     fetches: BTreeMap<Key, Fetch>,
-    /// When a peer failed last, and how often it did.
-    refused: HashMap<Key, (Duration, u32)>,
+    pub(crate) failures: Failures,
 }
 
 #[derive(Debug)]
@@ -44,8 +42,8 @@ impl Metadata {
     pub(crate) fn tend(&mut self, peer: &mut Peer, now: Duration) {
         let (Some(id), Some(length)) = (peer.theirs.ut_metadata, peer.metadata_length) else { return };
         if !self.fetches.contains_key(&peer.key) {
-            let refused = self.refused.get(&peer.key).is_some_and(|(since, _)| now < *since + PAUSE);
-            if refused || self.fetches.len() >= AT_ONCE {
+            let rests = self.failures.rests(peer.key, now);
+            if rests || self.fetches.len() >= AT_ONCE {
                 return;
             }
             let Ok(assembly) = Assembly::new(length.into()) else { return };
@@ -86,22 +84,12 @@ impl Metadata {
             Part::Reject { piece } => {
                 if asked(piece).is_some() {
                     self.fetches.remove(&peer.key);
-                    self.fails(peer.key, now);
+                    self.failures.add(peer.key, now);
                 }
                 peer.noise().map(|()| None)
             }
             Part::Request { .. } | Part::Unknown => peer.noise().map(|()| None),
         }
-    }
-
-    fn fails(&mut self, peer: Key, now: Duration) {
-        let failed = self.refused.entry(peer).or_default();
-        *failed = (now, failed.1.saturating_add(1));
-    }
-
-    /// How often a peer has failed, and when last.
-    pub(crate) fn failures(&self, peer: Key) -> (u32, Duration) {
-        self.refused.get(&peer).map_or_else(Default::default, |(since, count)| (*count, *since))
     }
 
     /// Gives up those who are silent or take too long.
@@ -113,14 +101,14 @@ impl Metadata {
         let late: Vec<Key> = late.map(|(peer, _)| *peer).collect();
         for peer in late {
             self.fetches.remove(&peer);
-            self.fails(peer, now);
+            self.failures.add(peer, now);
         }
     }
 
     /// A peer is gone.
     pub(crate) fn left(&mut self, peer: Key) {
         self.fetches.remove(&peer);
-        self.refused.remove(&peer);
+        self.failures.forget(peer);
     }
 }
 
@@ -131,6 +119,7 @@ mod tests {
     use skerry_wire::peer::Decoder;
     use skerry_wire::peer::extension::Extensions;
 
+    use super::super::failures::PAUSE;
     use super::*;
     use crate::piece::tests::noise;
 
@@ -192,7 +181,7 @@ mod tests {
         }
         metadata.left(1);
         metadata.left(2);
-        assert!(metadata.fetches.is_empty() && metadata.refused.is_empty());
+        assert!(metadata.fetches.is_empty() && metadata.failures.is_empty());
     }
 
     #[test]

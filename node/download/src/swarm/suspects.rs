@@ -52,7 +52,7 @@ impl Suspects {
     }
 
     /// Whether a peer waits for another turn with any piece.
-    pub(crate) fn keep_out(&self, peer: Key) -> bool {
+    pub(crate) fn keeps_out(&self, peer: Key) -> bool {
         self.pieces.values().any(|suspect| suspect.tried.contains(&peer))
     }
 

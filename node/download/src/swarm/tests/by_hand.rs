@@ -32,6 +32,18 @@ fn greeted(whole: &Metainfo) -> (Swarm, Key) {
     (swarm, key)
 }
 
+/// A peer that has everything, and gives it.
+fn serving(whole: &Metainfo) -> (Swarm, Key) {
+    let (mut swarm, key) = greeted(whole);
+    assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
+    (swarm, key)
+}
+
+/// That a peer refuses all that it is asked for.
+fn refusals(swarm: &Swarm, key: Key) -> Vec<Message<'static>> {
+    swarm.peers[&key].asked().iter().copied().map(Message::Reject).collect()
+}
+
 /// What messages lead to: whether the connection stays.
 fn stays(swarm: &mut Swarm, key: Key, messages: &[Message<'_>]) -> bool {
     let mut bytes = Vec::new();
@@ -73,8 +85,7 @@ fn what_no_sound_peer_says_ends_the_connection() {
 #[test]
 fn a_block_of_another_length_bans() {
     let (whole, _) = content(Kind::V2, 9);
-    let (mut swarm, key) = greeted(&whole);
-    assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
+    let (mut swarm, key) = serving(&whole);
     let asked = swarm.peers[&key].asked()[0];
     let data = vec![0; asked.length as usize - 1];
     let wrong = Message::Piece { piece: asked.piece, begin: asked.begin, data: &data };
@@ -85,11 +96,9 @@ fn a_block_of_another_length_bans() {
 #[test]
 fn what_is_refused_is_not_asked_for_again() {
     let (whole, _) = content(Kind::V2, 9);
-    let (mut swarm, key) = greeted(&whole);
-    assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
+    let (mut swarm, key) = serving(&whole);
     for _ in 0..100 {
-        let asked: Vec<Block> = swarm.peers[&key].asked().iter().copied().collect();
-        let refused: Vec<Message<'_>> = asked.into_iter().map(Message::Reject).collect();
+        let refused = refusals(&swarm, key);
         assert!(stays(&mut swarm, key, &refused));
     }
     assert!(swarm.peers[&key].asked().is_empty());
@@ -99,13 +108,11 @@ fn what_is_refused_is_not_asked_for_again() {
 #[test]
 fn what_was_taken_back_and_is_refused_may_be_asked_for_again() {
     let (whole, _) = content(Kind::V2, 1);
-    let (mut swarm, key) = greeted(&whole);
-    assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
-    let first: Vec<Block> = swarm.peers[&key].asked().iter().copied().collect();
+    let (mut swarm, key) = serving(&whole);
+    let refused = refusals(&swarm, key);
     swarm.tick(SNUB);
     let again = next(&swarm, key).unwrap();
-    assert!(first.contains(&again));
-    let refused: Vec<Message<'_>> = first.into_iter().map(Message::Reject).collect();
+    assert!(refused.contains(&Message::Reject(again)));
     assert!(stays(&mut swarm, key, &refused));
     assert_eq!(next(&swarm, key), Some(again), "that was the answer to the first request");
     assert!(stays(&mut swarm, key, &[Message::Reject(again)]));
@@ -116,12 +123,10 @@ fn what_was_taken_back_and_is_refused_may_be_asked_for_again() {
 #[test]
 fn who_answers_what_was_taken_back_twice_is_not_taken_to_refuse() {
     let (whole, _) = content(Kind::V2, 1);
-    let (mut swarm, key) = greeted(&whole);
-    assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
+    let (mut swarm, key) = serving(&whole);
     for round in 1..5 {
-        let asked: Vec<Block> = swarm.peers[&key].asked().iter().copied().collect();
+        let refused = refusals(&swarm, key);
         swarm.tick(round * SNUB);
-        let refused: Vec<Message<'_>> = asked.into_iter().map(Message::Reject).collect();
         assert!(stays(&mut swarm, key, &refused));
         assert!(swarm.peers[&key].has(0) && next(&swarm, key).is_some(), "round {round}");
     }
@@ -130,8 +135,7 @@ fn who_answers_what_was_taken_back_twice_is_not_taken_to_refuse() {
 #[test]
 fn who_does_not_answer_what_was_taken_back_is_believed_the_next_time() {
     let (whole, _) = content(Kind::V2, 1);
-    let (mut swarm, key) = greeted(&whole);
-    assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
+    let (mut swarm, key) = serving(&whole);
     swarm.tick(SNUB);
     let again = next(&swarm, key).unwrap();
     assert!(stays(&mut swarm, key, &[Message::Reject(again)]));
@@ -146,10 +150,8 @@ fn who_does_not_answer_what_was_taken_back_is_believed_the_next_time() {
 #[test]
 fn who_refuses_everything_and_then_chokes_has_what_it_had() {
     let (whole, _) = content(Kind::V2, 9);
-    let (mut swarm, key) = greeted(&whole);
-    assert!(stays(&mut swarm, key, &[Message::HaveAll, Message::Unchoke]));
-    let asked: Vec<Block> = swarm.peers[&key].asked().iter().copied().collect();
-    let mut last: Vec<Message<'_>> = asked.iter().copied().map(Message::Reject).collect();
+    let (mut swarm, key) = serving(&whole);
+    let mut last = refusals(&swarm, key);
     last.push(Message::Choke);
     assert!(stays(&mut swarm, key, &last));
     assert!((0..9).all(|piece| swarm.peers[&key].has(piece)));
@@ -170,16 +172,14 @@ fn joins(swarm: &mut Swarm, number: u16) -> Key {
 #[test]
 fn silent_peers_do_not_keep_the_last_block_from_others() {
     let whole = torrent(Kind::V2, 1 << 14, &[noise(7, 1 << 14)]);
-    let (mut swarm, first) = greeted(&whole);
-    assert!(stays(&mut swarm, first, &[Message::HaveAll, Message::Unchoke]));
+    let (mut swarm, first) = serving(&whole);
     let silent = [first, joins(&mut swarm, 2), joins(&mut swarm, 3)];
     let willing = joins(&mut swarm, 4);
     assert!(silent.iter().all(|key| next(&swarm, *key).is_some()) && next(&swarm, willing).is_none());
     swarm.tick(SNUB);
     assert!(next(&swarm, willing).is_some());
 
-    let (mut swarm, silent) = greeted(&whole);
-    assert!(stays(&mut swarm, silent, &[Message::HaveAll, Message::Unchoke]));
+    let (mut swarm, _) = serving(&whole);
     let willing = joins(&mut swarm, 2);
     swarm.peers.get_mut(&willing).unwrap().snubbed = true;
     let mut rounds = (1..5).filter(|round| {
@@ -218,9 +218,8 @@ fn silent_peers_do_not_keep_hashes_from_others() {
 fn a_piece_that_nobody_left_would_give_goes_to_who_had_its_turn() {
     let (mut swarm, owner, other) = suspected();
     let chokes = |swarm: &mut Swarm, key: Key| {
-        let asked: Vec<Block> = swarm.peers[&key].asked().iter().copied().collect();
-        let refused = asked.into_iter().map(Message::Reject);
-        assert!(stays(swarm, key, &[Message::Choke].into_iter().chain(refused).collect::<Vec<_>>()));
+        let refused = refusals(swarm, key);
+        assert!(stays(swarm, key, &[&[Message::Choke], &refused[..]].concat()));
     };
     chokes(&mut swarm, owner);
     assert!(stays(&mut swarm, owner, &[Message::Unchoke]));
@@ -234,8 +233,7 @@ fn a_piece_that_nobody_left_would_give_goes_to_who_had_its_turn() {
 #[test]
 fn who_comes_while_the_last_piece_is_verified_is_told_of_interest() {
     let whole = torrent(Kind::V2, 1 << 14, &[noise(7, 1 << 14)]);
-    let (mut swarm, liar) = greeted(&whole);
-    assert!(stays(&mut swarm, liar, &[Message::HaveAll, Message::Unchoke]));
+    let (mut swarm, liar) = serving(&whole);
     let block = next(&swarm, liar).unwrap();
     assert!(stays(&mut swarm, liar, &[wrong(block)]));
     let honest = joins(&mut swarm, 2);
@@ -392,8 +390,7 @@ fn a_piece_that_one_peer_has_to_give_alone_is_not_kept_by_a_block_now_and_then()
     assert!(now >= Duration::from_secs(60), "it had its time");
     assert_eq!(next(&swarm, owner), None, "it does not get it back");
     // When the other one will not give it either, the slow one has another turn, which is twice as long.
-    let asked = swarm.peers[&other].asked().iter();
-    let refused: Vec<Message<'_>> = asked.copied().map(Message::Reject).collect();
+    let refused = refusals(&swarm, other);
     assert!(stays(&mut swarm, other, &refused));
     swarm.tick(now);
     assert!(next(&swarm, owner).is_some());
